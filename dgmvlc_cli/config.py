@@ -1,0 +1,275 @@
+"""Settings: frozen, checked on creation, read from dgmvlc.toml; presets and names of choices.
+
+No torch here: the command line reads this module for its help texts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dgmvlc_cli.errors import DgmvlcError, UsageError
+from dgmvlc_cli.text.schema import Schema
+
+MODELS = ("flow",)
+FUSIONS = ("affine", "none")
+DEFAULT_SEED = 0
+
+
+class Preset(BaseModel):
+    """A grid and the network that fits it.
+
+    grid: voxels (D, H, W).  spacing_mm: isotropic.  widths: channels per resolution of the
+    U-Net over wavelet coefficients.  memory_gb: peak while training on a CPU in fp32.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    grid: tuple[int, int, int]
+    spacing_mm: float
+    wavelet_levels: int
+    widths: tuple[int, ...]
+    batch_size: int
+    steps: int
+    memory_gb: float
+
+
+PRESETS: dict[str, Preset] = {
+    "micro": Preset(
+        grid=(16, 32, 32),
+        spacing_mm=12.0,
+        wavelet_levels=1,
+        widths=(24, 48),
+        batch_size=8,
+        steps=400,
+        memory_gb=1.0,
+    ),
+    "tiny": Preset(
+        grid=(40, 32, 40),
+        spacing_mm=8.0,
+        wavelet_levels=1,
+        widths=(32, 64, 96),
+        batch_size=8,
+        steps=450,
+        memory_gb=1.5,
+    ),
+    "small": Preset(
+        grid=(80, 64, 80),
+        spacing_mm=4.0,
+        wavelet_levels=1,
+        widths=(32, 64, 96, 128),
+        batch_size=4,
+        steps=4000,
+        memory_gb=6.0,
+    ),
+    "base": Preset(
+        grid=(160, 128, 160),
+        spacing_mm=2.0,
+        wavelet_levels=2,
+        widths=(64, 128, 192, 256),
+        batch_size=2,
+        steps=20000,
+        memory_gb=16.0,
+    ),
+}
+
+
+class Section(BaseModel):
+    """One table of dgmvlc.toml: unknown keys raise, values never change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ScanSettings(Section):
+    """Where the scans lie and how they become model-ready.
+
+    masks: a folder with one label map per subject (values of Tissue, or a binary lung mask).
+    spacing_mm: isotropic working spacing; unset takes the preset's; "native" keeps the scan's.
+    margin_mm: kept around the lungs.
+    """
+
+    path: Path
+    masks: Path | None = None
+    spacing_mm: float | Literal["native"] | None = None
+    margin_mm: float = Field(default=10.0, ge=0)
+
+
+class TableSettings(Section):
+    """The clinical table: csv or tsv, one row per subject."""
+
+    path: Path
+
+
+class StudySettings(Section):
+    """The question: which attribute, from which level to which.
+
+    placebos: number of attributes of no meaning that ride along in every training sentence.
+    text_encoder: `minilm` (bundled, offline), a hub id, or a folder.
+    """
+
+    attribute: str | None = None
+    reference: str | None = None
+    target: str | None = None
+    placebos: int = Field(default=4, ge=0, le=8)
+    text_encoder: str = "minilm"
+
+
+class TrainSettings(Section):
+    """How the generator is trained; unset values come from the preset.
+
+    folds: cross-fitting folds, one model each, never trained on the subjects it predicts.
+    text_dropout: share of training sentences replaced by the cohort's mean sentence.
+    """
+
+    model: Literal["flow"] = "flow"
+    preset: Literal["micro", "tiny", "small", "base"] = "tiny"
+    fusion: Literal["affine", "none"] = "affine"
+    folds: int = Field(default=2, ge=2, le=20)
+    steps: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    text_dropout: float = Field(default=0.1, ge=0, lt=1)
+    checkpoint_seconds: float = Field(default=30.0, gt=0)
+
+
+class CounterfactualSettings(Section):
+    """How pairs are sampled: seeds per subject, sampler steps, guidance (1 is honest)."""
+
+    seeds: int = Field(default=1, ge=1)
+    steps: int = Field(default=12, ge=1)
+    guidance_scale: float = Field(default=1.0, gt=0)
+    batch_size: int = Field(default=16, ge=1)
+
+
+class AnalyzeSettings(Section):
+    """What is measured and reported.
+
+    covariates: adjusted for in the observed and debiased effects; unset takes every
+    attribute of role `covariate`.  truth: the phantom's truth.tsv, where it is known.
+    pairs_in_report: subjects shown in the slice viewer.
+    """
+
+    covariates: tuple[str, ...] | None = None
+    truth: Path | None = None
+    pairs_in_report: int = Field(default=8, ge=0, le=40)
+
+
+class Settings(Section):
+    """All of dgmvlc.toml.  Paths are relative to the workspace."""
+
+    seed: int = DEFAULT_SEED
+    scans: ScanSettings
+    table: TableSettings | None = None
+    study: StudySettings = StudySettings()
+    # `schema` is a deprecated method of pydantic models, hence the other name inside.
+    table_schema: Schema | None = Field(default=None, alias="schema")
+    train: TrainSettings = TrainSettings()
+    counterfactual: CounterfactualSettings = CounterfactualSettings()
+    analyze: AnalyzeSettings = AnalyzeSettings()
+
+    @property
+    def preset(self) -> Preset:
+        return PRESETS[self.train.preset]
+
+    @property
+    def working_spacing_mm(self) -> float | None:
+        """Isotropic spacing in mm, or None to keep each scan's own."""
+        chosen = self.scans.spacing_mm
+        if chosen == "native":
+            return None
+        return self.preset.spacing_mm if chosen is None else float(chosen)
+
+    def require_schema(self) -> Schema:
+        """The schema, or an error that says how to get one."""
+        if self.table_schema is None or self.table is None:
+            raise DgmvlcError(
+                "This workspace has no clinical table, so no sentences can be written.",
+                "Run `dgmvlc init SCANS TABLE` to add one.",
+            )
+        return self.table_schema
+
+
+def load_settings(path: Path) -> Settings:
+    """Settings from a TOML file.
+
+    Raises DgmvlcError where the file is missing or not TOML, UsageError where a key or a
+    value is not one of ours, with the nearest known name.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DgmvlcError(
+            f"No {path.name} in {path.parent.resolve()}.",
+            "Run `dgmvlc init SCANS TABLE` first, or point to a workspace with --workspace.",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DgmvlcError(f"Cannot read {path}: {error}.", "Check the file.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not valid TOML: {error}.", "Mend that line.") from error
+    return parse_settings(content, source=str(path))
+
+
+def parse_settings(content: dict[str, Any], source: str) -> Settings:
+    try:
+        return Settings.model_validate(content)
+    except ValidationError as error:
+        raise UsageError(*explain(error, source)) from error
+
+
+def override(settings: Settings, changes: dict[str, dict[str, Any]]) -> Settings:
+    """Settings with the values that the command line gave, checked like those of the file.
+
+    changes: section -> key -> value; None means not given.
+    """
+    content = settings.model_dump(by_alias=True)
+    for section, values in changes.items():
+        given = {key: value for key, value in values.items() if value is not None}
+        if section:
+            content[section] = {**(content[section] or {}), **given}
+        else:
+            content.update(given)
+    return parse_settings(content, source="the command line")
+
+
+def explain(error: ValidationError, source: str) -> tuple[str, str]:
+    """Message and hint for the first thing that is wrong."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = known_keys(first["loc"][:-1])
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        hint = f"Did you mean `{near[0]}`?" if near else f"Known here: {', '.join(known)}."
+        return f"Unknown key `{place}` in {source}.", hint
+    if first["type"] == "missing":
+        return f"Key `{place}` is missing in {source}.", "Add it, or run `dgmvlc init` again."
+    reason = first["msg"][0].lower() + first["msg"][1:]
+    return f"`{place}` in {source}: {reason}, got {first['input']!r}.", "Correct the value."
+
+
+def known_keys(location: tuple[str | int, ...]) -> list[str]:
+    """Legal keys of the table at `location` of dgmvlc.toml."""
+    model: Any = Settings
+    for part in location:
+        field = next(
+            (f for name, f in model.model_fields.items() if part in (name, f.alias)), None
+        )
+        found = _section_of(field.annotation) if field is not None else None
+        if found is None:  # a free name, such as an attribute's: its value is what counts
+            continue
+        model = found
+    return sorted(field.alias or name for name, field in model.model_fields.items())
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The pydantic model inside an annotation such as `X | None` or `dict[str, X]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _section_of(argument)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,1 @@
+"""Mask and text to image."""

@@ -1,0 +1,74 @@
+"""One executor for work that splits by subject or by fold: local processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Generic, TypeVar
+
+from dgmvlc_cli.errors import DgmvlcError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Item, Result]):
+    """What became of one item: a result, or the error that the user can act on."""
+
+    item: Item
+    result: Result | None = None
+    error: DgmvlcError | None = None
+
+
+def available_cores() -> int:
+    """Cores this process may use, which containers and schedulers make fewer than the machine's."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        return os.cpu_count() or 1
+
+
+def run(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int = 1
+) -> Iterator[Outcome[Item, Result]]:
+    """function(item) for every item, as each is done.
+
+    A DgmvlcError of one item becomes its Outcome and the others go on; any other exception
+    is a bug and is raised.  function and items must be picklable when workers > 1.
+    """
+    items = list(items)
+    if min(workers, len(items)) <= 1:
+        yield from (_attempt(function, item) for item in items)
+        return
+    # `spawn` because torch and SimpleITK hold threads that do not survive a fork.
+    context = get_context("spawn")
+    with ProcessPoolExecutor(
+        min(workers, len(items)), context, _share_cores, (workers,)
+    ) as executor:
+        futures: list[Future[Outcome[Item, Result]]] = [
+            executor.submit(_attempt, function, item) for item in items
+        ]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _attempt(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
+    try:
+        return Outcome(item, result=function(item))
+    except DgmvlcError as error:
+        return Outcome(item, error=error)
+
+
+def _share_cores(workers: int) -> None:
+    """In a worker, before heavy imports: each takes its share of the cores."""
+    threads = str(max(1, available_cores() // workers))
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
+        os.environ[name] = threads

@@ -1,0 +1,1 @@
+"""Table row to sentence to embedding."""

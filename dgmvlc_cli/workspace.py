@@ -1,0 +1,296 @@
+"""The workspace on disk: paths, tables, atomic writes, sidecars, keyed randomness.
+
+An output and its sidecar are written atomically, the sidecar last.  A sidecar whose
+fingerprint matches means the output is current; anything else means compute again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dgmvlc_cli import __version__
+from dgmvlc_cli.errors import DgmvlcError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+SETTINGS_FILE = "dgmvlc.toml"
+VERSIONED_PACKAGES = ("numpy", "scipy", "torch", "diffusers", "transformers", "SimpleITK")
+
+
+# Randomness ---------------------------------------------------------------------------------
+
+
+def generator(seed: int, *keys: str | int) -> np.random.Generator:
+    """A random stream that depends on (seed, keys) alone, never on order or worker count."""
+    import numpy as np
+
+    digest = hashlib.sha256(json.dumps([seed, *keys]).encode()).digest()
+    return np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "little")))
+
+
+# Hashes and fingerprints --------------------------------------------------------------------
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_files(paths: list[Path]) -> str:
+    """One hash over the contents of several files, in name order."""
+    total = hashlib.sha256()
+    for path in sorted(paths):
+        total.update(sha256_file(path).encode())
+    return total.hexdigest()
+
+
+def fingerprint(inputs: Mapping[str, Any]) -> str:
+    """A short hash of everything that an output depends on; inputs must be JSON values."""
+    text = json.dumps(inputs, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def changed_inputs(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Names of the inputs whose values differ, for the message that says why."""
+    return sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON keeps it, so that a sidecar read back compares equal."""
+    return json.loads(json.dumps(value, sort_keys=True, default=str))
+
+
+# Atomic writes ------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary sibling with the same suffixes that replaces `path` if the block succeeds.
+
+    Raises DgmvlcError where the folder cannot be written or the disk is full; the old file
+    stays as it was.
+    """
+    suffix = "".join(path.suffixes[-2:])
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        temporary.chmod(0o644)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_error(path: Path, error: OSError) -> DgmvlcError:
+    """What stopped a write, in words, with the next move."""
+    hints = {
+        errno.ENOSPC: "Free some space and run the same command again; finished work is kept.",
+        errno.EDQUOT: "Free some of your quota and run the same command again.",
+        errno.EROFS: "Choose a folder you may write to with --workspace.",
+        errno.EACCES: "Choose a folder you may write to with --workspace.",
+        errno.EPERM: "Choose a folder you may write to with --workspace.",
+    }
+    hint = hints.get(error.errno or 0, "Check the folder and run the same command again.")
+    return DgmvlcError(f"Cannot write {path}: {error.strerror or error}.", hint)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The parsed file, or None where it is absent or unreadable (then it is not current)."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """A TSV without index; missing values are empty fields; floats keep nine digits."""
+    text = table.to_csv(sep="\t", index=False, lineterminator="\n", float_format="%.9g")
+    write_text(path, text)
+
+
+def read_table(path: Path, **options: Any) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.read_csv(path, sep="\t", keep_default_na=False, na_values=[""], **options)
+
+
+# Provenance ---------------------------------------------------------------------------------
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, this toolkit and the packages that numbers depend on."""
+    found = {"dgmvlc": __version__, "python": platform.python_version()}
+    for name in VERSIONED_PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sidecar:
+    """The JSON beside an output: what it was made from, how, and with what.
+
+    inputs: every JSON value the output depends on; its hash decides what is current.
+    outputs: the files that must exist for the output to count as made.
+    """
+
+    path: Path
+    inputs: Mapping[str, Any]
+    outputs: tuple[Path, ...] = ()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.inputs)
+
+    def previous(self) -> dict[str, Any] | None:
+        return read_json(self.path)
+
+    def is_current(self) -> bool:
+        """True where the saved fingerprint matches and every output is there."""
+        saved = self.previous()
+        made = all(output.exists() for output in self.outputs)
+        return bool(saved) and made and saved.get("fingerprint") == self.fingerprint
+
+    def why_stale(self) -> str:
+        """Why the output is computed again, in words for the user."""
+        saved = self.previous()
+        if not saved:
+            return "not made yet"
+        missing = [output.name for output in self.outputs if not output.exists()]
+        if missing:
+            return f"missing: {', '.join(missing)}"
+        changed = changed_inputs(saved.get("inputs", {}), plain(self.inputs))
+        return f"changed: {', '.join(changed)}" if changed else "asked for again"
+
+    def write(self, *, seconds: float, **facts: Any) -> None:
+        """Write the sidecar: call it last, when every output lies in place."""
+        record = {
+            "fingerprint": self.fingerprint,
+            "inputs": plain(self.inputs),
+            "versions": versions(),
+            "seconds": round(seconds, 3),
+            **plain(facts),
+        }
+        write_json(self.path, record)
+
+
+class Stopwatch:
+    """Seconds since creation."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
+
+
+# Layout -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where everything lies below one folder."""
+
+    root: Path
+
+    @property
+    def settings_path(self) -> Path:
+        return self.root / SETTINGS_FILE
+
+    @property
+    def subjects_path(self) -> Path:
+        return self.root / "subjects.tsv"
+
+    @property
+    def text(self) -> Path:
+        return self.root / "text"
+
+    @property
+    def prompts_path(self) -> Path:
+        return self.text / "prompts.tsv"
+
+    @property
+    def attributes_path(self) -> Path:
+        return self.text / "attributes.json"
+
+    @property
+    def placebos_path(self) -> Path:
+        return self.text / "placebos.tsv"
+
+    def subject_folder(self, subject: str) -> Path:
+        return self.root / "images" / f"sub-{subject}"
+
+    def ct_path(self, subject: str) -> Path:
+        return self.subject_folder(subject) / f"sub-{subject}_ct.nii.gz"
+
+    def mask_path(self, subject: str) -> Path:
+        return self.subject_folder(subject) / f"sub-{subject}_mask.nii.gz"
+
+    def qc_path(self, subject: str) -> Path:
+        return self.subject_folder(subject) / f"sub-{subject}_qc.png"
+
+    def sidecar_path(self, subject: str) -> Path:
+        return self.subject_folder(subject) / f"sub-{subject}.json"
+
+    def model(self, name: str) -> Path:
+        return self.root / "models" / name
+
+    def fold(self, name: str, fold: int) -> Path:
+        return self.model(name) / f"fold-{fold}"
+
+    def contrast(self, model: str, contrast: str) -> Path:
+        return self.root / "counterfactuals" / model / contrast
+
+    def analysis(self, model: str, contrast: str) -> Path:
+        return self.root / "analysis" / model / contrast
+
+    def require(self, path: Path, what: str, command: str) -> Path:
+        """`path`, or an error that names the stage to run first."""
+        if not path.exists():
+            raise DgmvlcError(
+                f"No {what} in this workspace ({path} is missing).", f"Run `{command}` first."
+            )
+        return path
+
+    def describe_dataset(self) -> None:
+        """dataset_description.json with BIDS-Derivatives names (no claim of compliance)."""
+        write_json(
+            self.root / "dataset_description.json",
+            {
+                "Name": self.root.resolve().name,
+                "BIDSVersion": "1.10.0",
+                "DatasetType": "derivative",
+                "GeneratedBy": [{"Name": "dgmvlc", "Version": __version__}],
+            },
+        )
