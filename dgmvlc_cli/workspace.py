@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -41,6 +42,15 @@ def generator(seed: int, *keys: str | int) -> np.random.Generator:
 
     digest = hashlib.sha256(json.dumps([seed, *keys]).encode()).digest()
     return np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "little")))
+
+
+# Names --------------------------------------------------------------------------------------
+
+
+def slug(text: str | float) -> str:
+    """A subject or level as part of a file name: `current-smoker`."""
+    plain_text = f"{text:g}" if isinstance(text, float) else str(text)
+    return re.sub(r"[^A-Za-z0-9.]+", "-", plain_text).strip("-.")
 
 
 # Hashes and fingerprints --------------------------------------------------------------------
@@ -249,19 +259,19 @@ class Workspace:
         return self.text / "placebos.tsv"
 
     def subject_folder(self, subject: str) -> Path:
-        return self.root / "images" / f"sub-{subject}"
+        return self.root / "images" / f"sub-{slug(subject)}"
 
     def ct_path(self, subject: str) -> Path:
-        return self.subject_folder(subject) / f"sub-{subject}_ct.nii.gz"
+        return self.subject_folder(subject) / f"sub-{slug(subject)}_ct.nii.gz"
 
     def mask_path(self, subject: str) -> Path:
-        return self.subject_folder(subject) / f"sub-{subject}_mask.nii.gz"
+        return self.subject_folder(subject) / f"sub-{slug(subject)}_mask.nii.gz"
 
     def qc_path(self, subject: str) -> Path:
-        return self.subject_folder(subject) / f"sub-{subject}_qc.png"
+        return self.subject_folder(subject) / f"sub-{slug(subject)}_qc.png"
 
     def sidecar_path(self, subject: str) -> Path:
-        return self.subject_folder(subject) / f"sub-{subject}.json"
+        return self.subject_folder(subject) / f"sub-{slug(subject)}.json"
 
     def model(self, name: str) -> Path:
         return self.root / "models" / name

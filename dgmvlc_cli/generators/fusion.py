@@ -1,8 +1,10 @@
-"""How a sentence acts on image features: the text-visual fusion unit.
+"""How a sentence acts on an image: the text-visual fusion units.
 
 `AffineFusion` is the paper's affine unit (arXiv 2410.13823): text through a small MLP gives
 a scale and a shift per channel, applied twice around convolutions, with a residual.  The
-noise level enters the same way.
+noise level enters the same way.  `RegionalShift` is a short path from the sentence to the
+level of the lung by region: what a clinical attribute changes most, and what a deep path
+learns last.
 """
 
 from __future__ import annotations
@@ -45,3 +47,38 @@ class AffineFusion(nn.Module):
         h = self.conv1(functional.silu(self.affine1(x, condition)))
         h = self.conv2(functional.silu(self.affine2(h, condition)))
         return self.skip(x) + h
+
+
+class RegionalShift(nn.Module):
+    """A smooth change of the lung's low-pass band, linear in the sentence, gated by the time.
+
+    The change is a sum over regional profiles: hat functions along the height, each alone and
+    times depth and side.  It starts at zero and is as flexible as the text is, so the rest of
+    the network has only to learn what is not smooth.
+    """
+
+    knots = 5
+
+    def __init__(self, text_dim: int, time_dim: int) -> None:
+        super().__init__()
+        self.coefficients = nn.Linear(text_dim, 3 * self.knots)
+        self.gate = nn.Linear(time_dim, 3 * self.knots)
+        for layer in (self.coefficients, self.gate):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, text: torch.Tensor, time: torch.Tensor, lung: torch.Tensor, position: torch.Tensor
+    ) -> torch.Tensor:
+        """text: (N, K); time: (N, T); lung: (N, D, H, W) fraction in [0, 1]; position:
+        (N, 3, D, H, W) height, depth and side in [-1, 1] -> (N, D, H, W)."""
+        weights = self.coefficients(text) * (1 + self.gate(time))  # (N, 3 knots)
+        return torch.einsum("nk,nkdhw->ndhw", weights, self.profiles(position)) * lung
+
+    def profiles(self, position: torch.Tensor) -> torch.Tensor:
+        """(N, 3, D, H, W) -> (N, 3 knots, D, H, W)."""
+        height, depth, side = position.unbind(dim=1)
+        centres = torch.linspace(-1, 1, self.knots, device=position.device)
+        distance = (height[:, None] - centres[None, :, None, None, None]).abs()
+        hats = (1 - distance * (self.knots - 1) / 2).clamp_min(0)  # (N, knots, D, H, W)
+        return torch.cat((hats, hats * depth[:, None], hats * side[:, None]), dim=1)

@@ -11,7 +11,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn import functional
 
-from dgmvlc_cli.generators.fusion import AffineFusion
+from dgmvlc_cli.generators.fusion import AffineFusion, RegionalShift
 
 TIME_FEATURES = 32
 
@@ -37,6 +37,7 @@ class TextUNet(ModelMixin, ConfigMixin):
         super().__init__()
         self.time = _perceptron(TIME_FEATURES, condition_dim)
         self.text = _perceptron(text_dim, condition_dim) if fusion == "affine" else None
+        self.shift = RegionalShift(text_dim, condition_dim) if fusion == "affine" else None
         condition = condition_dim * (1 if self.text is None else 2)
         self.stem = nn.Conv3d(bands + context, widths[0], 3, padding=1)
         self.down = nn.ModuleList(AffineFusion(width, width, condition) for width in widths)
@@ -58,9 +59,8 @@ class TextUNet(ModelMixin, ConfigMixin):
     ) -> torch.Tensor:
         """x: (N, bands, D, H, W); t: (N,) in (0, 1]; context: (N, context, D, H, W);
         text: (N, text_dim) -> F: (N, bands, D, H, W)."""
-        condition = self.time(time_features(t))
-        if self.text is not None:
-            condition = torch.cat((condition, self.text(text)), dim=1)
+        time = self.time(time_features(t))
+        condition = time if self.text is None else torch.cat((time, self.text(text)), dim=1)
         h = self.stem(torch.cat((x, context), dim=1))
         skips: list[torch.Tensor] = []
         for level, block in enumerate(self.down):
@@ -72,7 +72,21 @@ class TextUNet(ModelMixin, ConfigMixin):
         for level in reversed(range(len(skips))):
             h = functional.interpolate(self.grow[level](h), size=skips[level].shape[2:])
             h = self.up[level](torch.cat((h, skips[level]), dim=1), condition)
-        return self.head(h)
+        out = self.head(h)
+        if self.shift is not None:
+            shift = self.shift(text, time, lung_fraction(context), context[:, -3:])
+            out = torch.cat((out[:, :1] + shift[:, None], out[:, 1:]), dim=1)
+        return out
+
+
+def lung_fraction(context: torch.Tensor) -> torch.Tensor:
+    """Share of lung in each coefficient's block: (N, 4 B + 3, D, H, W) -> (N, D, H, W).
+
+    The mask classes are body, right lung, left lung and airway, B bands each; the low-pass
+    band of an indicator is its mean times sqrt(B).
+    """
+    bands = (context.shape[1] - 3) // 4
+    return (context[:, bands] + context[:, 2 * bands]) / bands**0.5
 
 
 def _perceptron(inputs: int, outputs: int) -> nn.Sequential:

@@ -1,0 +1,229 @@
+"""What is compared with what: a contrast, who stands on each side, and their covariates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from numbers import Real
+from typing import cast
+
+import numpy as np
+import pandas as pd
+
+from dgmvlc_cli.errors import DgmvlcError, UsageError
+
+# A level (or a missing value) seen in fewer subjects gets no coefficient of its own: one or two
+# subjects would each have a leverage near 1, where robust standard errors are undefined.
+MIN_SUBJECTS = 5
+SUBJECTS_PER_COEFFICIENT = 3
+
+# An outcome is a (measure, region).
+Outcome = tuple[str, str]
+
+
+def is_number(value: object) -> bool:
+    """True for an int or float, numpy's included; not for a bool."""
+    return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+
+
+def arm_name(attribute: str, level: str | float) -> str:
+    """How an arm is called in tables and files: `smoking=current smoker`, `age=45`."""
+    return f"{attribute}={_level_text(level)}"
+
+
+def _level_text(level: str | float) -> str:
+    return f"{level:g}" if is_number(level) else str(level)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One attribute set from a reference level to a target level.
+
+    Levels are texts for a categorical attribute and numbers for a numeric one.
+    """
+
+    attribute: str
+    reference: str | float
+    target: str | float
+
+    def __post_init__(self) -> None:
+        if self.reference == self.target:
+            raise UsageError(
+                f"the contrast sets {self.attribute!r} from {self.reference!r} to itself",
+                "Choose two different levels.",
+            )
+
+    @property
+    def text(self) -> str:
+        """`smoking: never smoker -> current smoker`."""
+        return f"{self.attribute}: {_level_text(self.reference)} -> {_level_text(self.target)}"
+
+    @property
+    def arms(self) -> tuple[str, str]:
+        """Names of the reference and the target arm."""
+        return arm_name(self.attribute, self.reference), arm_name(self.attribute, self.target)
+
+    @property
+    def numeric(self) -> bool:
+        return is_number(self.reference) and is_number(self.target)
+
+
+def dose(design: pd.DataFrame, contrast: Contrast) -> pd.Series:
+    """The attribute on the scale of the contrast, for the subjects that can inform it.
+
+    Returns subject -> float, sorted by subject.  Categorical: 0 at the reference and 1 at the
+    target; subjects at other levels or without a value are left out.  Numeric: (value - reference)
+    / (target - reference), so that a slope is the effect of the whole step.
+    Raises UsageError where the design lacks the attribute.
+    """
+    column = _column(design, contrast.attribute, "attribute")
+    if contrast.numeric:
+        value = pd.to_numeric(column, errors="coerce").astype(float)
+        scaled = (value - contrast.reference) / (contrast.target - contrast.reference)  # type: ignore[operator]
+    else:
+        scaled = column.map({contrast.reference: 0.0, contrast.target: 1.0}).astype(float)
+    return scaled.dropna().sort_index()
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Subjects of a contrast, and the outcomes that are known in exactly these subjects.
+
+    a: (n,) from `dose`.  x: n rows from `encode`.  y: n rows, one column per outcome.  All have
+    the same index, sorted by subject.
+    """
+
+    contrast: Contrast
+    a: pd.Series
+    x: pd.DataFrame
+    y: pd.DataFrame
+    covariates: tuple[str, ...]
+
+    @property
+    def n(self) -> int:
+        return len(self.a)
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        return cast(list[Outcome], self.y.columns.tolist())
+
+    @property
+    def problem(self) -> str:
+        """Why nothing can be estimated here; empty when all is well."""
+        if self.contrast.numeric:
+            if self.a.nunique() < 3:
+                return f"fewer than 3 different values of {self.contrast.attribute} are known"
+        else:
+            for level, name in enumerate((self.contrast.reference, self.contrast.target)):
+                count = int((self.a == level).sum())
+                if count < MIN_SUBJECTS:
+                    return f"{count} subjects at {name!r}, at least {MIN_SUBJECTS} are needed"
+        coefficients = self.x.shape[1] + 2
+        if self.n < SUBJECTS_PER_COEFFICIENT * coefficients:
+            return f"{self.n} subjects are too few for {coefficients} coefficients"
+        return ""
+
+    @property
+    def description(self) -> str:
+        """`52 vs 44 subjects, adjusted for age, sex`."""
+        sizes = f"{int((self.a == 0).sum())} vs {int((self.a == 1).sum())}"
+        count = str(self.n) if self.contrast.numeric else sizes
+        adjusted = f"adjusted for {', '.join(self.covariates)}" if self.covariates else "unadjusted"
+        return f"{count} subjects, {adjusted}"
+
+
+def cohorts(
+    scans: pd.DataFrame, design: pd.DataFrame, contrast: Contrast, covariates: Iterable[str]
+) -> Iterator[Cohort]:
+    """The subjects of a contrast, outcomes with the same missing subjects together.
+
+    scans: subject x outcome.  design: index subject.  covariates: the contrast's own attribute is
+    left out of them.
+    """
+    a = dose(design, contrast)
+    y = scans.reindex(a.index)
+    names = tuple(name for name in covariates if name != contrast.attribute)
+    known = y.notna().to_numpy()
+    for pattern in np.unique(known, axis=1).T:
+        outcomes = (known == pattern[:, None]).all(axis=0)
+        subjects = a.index[pattern]
+        x = encode(design.loc[subjects], names)
+        yield Cohort(contrast, a[subjects], x, y.loc[subjects, outcomes], names)
+
+
+def encode(design: pd.DataFrame, covariates: Iterable[str]) -> pd.DataFrame:
+    """Covariates as regression columns, standardised: index as the design's, no missing values.
+
+    Numeric: missing values become the mean.  Categorical: one column for each level but the most
+    frequent; missing values count as the most frequent level, and levels with fewer than
+    `MIN_SUBJECTS` subjects are pooled.  Either way a column `<name> missing` marks the subjects
+    that lack the value, if there are `MIN_SUBJECTS` of them.  Constant and linearly dependent
+    columns are left out.
+    Raises UsageError for an unknown covariate.
+    """
+    columns: dict[str, np.ndarray] = {}
+    for name in covariates:
+        columns |= _encode_one(_column(design, name, "covariate"))
+    kept = _independent({name: _standardise(values) for name, values in columns.items()})
+    return pd.DataFrame(kept, index=design.index, dtype=float)
+
+
+def unique_subjects(design: pd.DataFrame) -> pd.DataFrame:
+    """The design with subjects as text; DgmvlcError where one occurs twice."""
+    named = design.set_axis(design.index.astype(str), axis=0)
+    if not named.index.is_unique:
+        twice = named.index[named.index.duplicated()][0]
+        raise DgmvlcError(
+            f"subject {twice!r} occurs more than once in the clinical table",
+            "Keep one row per subject.",
+        )
+    return named
+
+
+def _column(design: pd.DataFrame, name: str, kind: str) -> pd.Series:
+    if name not in design.columns:
+        known = ", ".join(map(str, design.columns))
+        raise UsageError(f"unknown {kind} {name!r}", f"The clinical table has: {known}.")
+    return design[name]
+
+
+def _encode_one(column: pd.Series) -> dict[str, np.ndarray]:
+    missing = column.isna().to_numpy()
+    if missing.all():
+        return {}
+    numeric = all(map(is_number, column[~missing]))
+    encoded = _numeric_columns(column) if numeric else _level_columns(column)
+    if missing.sum() >= MIN_SUBJECTS:
+        encoded[f"{column.name} missing"] = missing.astype(float)
+    return encoded
+
+
+def _numeric_columns(column: pd.Series) -> dict[str, np.ndarray]:
+    values = column.astype(float)
+    return {str(column.name): values.fillna(values.mean()).to_numpy()}
+
+
+def _level_columns(column: pd.Series) -> dict[str, np.ndarray]:
+    text = column.dropna().astype(str)
+    counts = text.value_counts().sort_index().sort_values(ascending=False, kind="stable")
+    rare = {level for level in counts.index[1:] if counts[level] < MIN_SUBJECTS}
+    pooled = text.where(~text.isin(rare), "(other)").reindex(column.index)
+    levels = [level for level in counts.index[1:] if level not in rare]
+    if counts[list(rare)].sum() >= MIN_SUBJECTS:
+        levels.append("(other)")
+    return {f"{column.name}={level}": (pooled == level).to_numpy(float) for level in levels}
+
+
+def _standardise(values: np.ndarray) -> np.ndarray:
+    spread = values.std()
+    return (values - values.mean()) / spread if spread > 0 else np.zeros_like(values)
+
+
+def _independent(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The columns that add to the rank of the ones before them, a constant included."""
+    kept: dict[str, np.ndarray] = {}
+    for name, values in columns.items():
+        stacked = np.column_stack([np.ones_like(values), *kept.values(), values])
+        if np.linalg.matrix_rank(stacked) == stacked.shape[1]:
+            kept[name] = values
+    return kept

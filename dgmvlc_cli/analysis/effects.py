@@ -1,0 +1,438 @@
+"""From readings to effects: model-implied, observed, debiased and placebo, side by side.
+
+The subject is the unit everywhere: noise seeds are averaged first, then training folds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import statsmodels.api as sm
+from scipy import stats
+
+from dgmvlc_cli.analysis import debias
+from dgmvlc_cli.analysis.contrasts import (
+    Cohort,
+    Contrast,
+    Outcome,
+    cohorts,
+    unique_subjects,
+)
+from dgmvlc_cli.analysis.readings import Readings
+from dgmvlc_cli.analysis.zones import CONTROL_REGIONS
+from dgmvlc_cli.workspace import generator
+
+__all__ = [
+    "EFFECT_COLUMNS",
+    "Contrast",
+    "adjust",
+    "balance",
+    "debiased",
+    "estimate_effects",
+    "fold_effects",
+    "model_implied",
+    "observed",
+    "overlap",
+]
+
+EFFECT_COLUMNS = (
+    "measure",
+    "region",
+    "contrast",
+    "kind",
+    "n",
+    "effect",
+    "ci_low",
+    "ci_high",
+    "p",
+    "p_adjusted",
+    "unit",
+    "method",
+)
+FOLD_COLUMNS = ("measure", "region", "contrast", "fold", "n", "effect", "unit")
+CONFIDENCE = 0.95
+FLIPS = 10_000
+ESTIMANDS = {"overlap": "overlap-weighted effect", "average": "average effect"}
+HELD_FIXED = "both arms are identical: held fixed by the shared mask"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One effect with its interval, p and method, in the unit of its measure."""
+
+    n: int
+    effect: float
+    ci_low: float
+    ci_high: float
+    p: float
+    method: str
+    standard_error: float = float("nan")
+
+    @classmethod
+    def around(cls, n: int, effect: float, half: float, p: float, method: str) -> Estimate:
+        """An estimate whose interval reaches half to either side."""
+        return cls(n, effect, effect - half, effect + half, p, method)
+
+    @classmethod
+    def missing(cls, n: int, reason: str) -> Estimate:
+        nan = float("nan")
+        return cls(n, nan, nan, nan, nan, reason)
+
+
+# The model-implied effect -----------------------------------------------------------------------
+
+
+def model_implied(
+    measures: pd.DataFrame | Readings,
+    contrast: Contrast,
+    seed: int = 0,
+    kind: str = "model_implied",
+) -> pd.DataFrame:
+    """Target arm minus reference arm within the trained models: rows of `EFFECT_COLUMNS`.
+
+    One difference per subject (mean over seeds, then over folds).  Interval: paired t.  p:
+    sign-flip permutation of the mean, exact up to 13 subjects, else `FLIPS` flips keyed by seed.
+    The method text adds Cohen's d_z (mean over SD of the differences) and each fold's effect.
+    Neither interval nor p knows that the model has learned the accidents of its cohort: what they
+    are worth shows in the placebos.
+    """
+    readings = Readings.of(measures)
+    reference, target = readings.pairs(contrast)
+    by_fold = target - reference
+    differences = by_fold.groupby(level="subject").mean().to_numpy()
+    folds = by_fold.groupby(level="fold").mean().to_numpy()
+    p = sign_flip_p(differences, generator(seed, contrast.text, "sign flips"))
+    results = {
+        outcome: _paired(differences[:, j], p[j], folds[:, j], contrast)
+        for j, outcome in enumerate(readings.outcomes)
+    }
+    return _table(readings, contrast, kind, results)
+
+
+def fold_effects(measures: pd.DataFrame | Readings, contrast: Contrast) -> pd.DataFrame:
+    """Model-implied effect of each training fold: measure region contrast fold n effect unit.
+
+    How far the folds differ shows how much hangs on which scans were learned from.
+    """
+    readings = Readings.of(measures)
+    reference, target = readings.pairs(contrast)
+    by_fold = (target - reference).groupby(level="fold")
+    effects, counts = by_fold.mean(), by_fold.count()
+    rows = [
+        (*outcome, contrast.text, fold, counts.iloc[k, j], effects.iloc[k, j], unit)
+        for j, (outcome, unit) in enumerate(readings.units.items())
+        for k, fold in enumerate(effects.index)
+    ]
+    return pd.DataFrame(rows, columns=list(FOLD_COLUMNS))
+
+
+def sign_flip_p(differences: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Two-sided sign-flip p of the mean of each column; differences: (n, J), NaN left out: (J,).
+
+    Exact up to 2^n <= `FLIPS`, else by random flips, where the observed signs count as one more
+    draw (Phipson and Smyth 2010, doi:10.2202/1544-6115.1585).
+    """
+    n = differences.shape[0]
+    filled = np.nan_to_num(differences)
+    sums = np.abs(filled.sum(axis=0))
+    # Ties that differ by rounding alone must count as ties.
+    slack = 1e-9 * np.abs(filled).sum(axis=0)
+    if 2**n <= FLIPS:
+        signs = np.array(list(product((-1.0, 1.0), repeat=n))).reshape(2**n, n)
+        return np.mean(np.abs(signs @ filled) >= sums - slack, axis=0)
+    signs = 1.0 - 2.0 * rng.integers(0, 2, size=(FLIPS, n))
+    hits = np.sum(np.abs(signs @ filled) >= sums - slack, axis=0)
+    return (1 + hits) / (1 + FLIPS)
+
+
+def _paired(differences: np.ndarray, p: float, folds: np.ndarray, contrast: Contrast) -> Estimate:
+    """The estimate from one difference per subject (n,), NaN left out."""
+    d = differences[np.isfinite(differences)]
+    if d.size < 2:
+        arms = " and ".join(contrast.arms)
+        return Estimate.missing(d.size, f"fewer than 2 subjects have this measure in {arms}")
+    if not d.any():
+        return Estimate(d.size, 0.0, 0.0, 0.0, 1.0, HELD_FIXED)
+    mean, sd = d.mean(), d.std(ddof=1)
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, d.size - 1) * sd / np.sqrt(d.size)
+    by_fold = ", ".join(f"{effect:.3g}" for effect in folds[np.isfinite(folds)])
+    d_z = f"{mean / sd:.2f}" if sd > 0 else "undefined"
+    method = f"paired t interval, sign-flip p, within the models; d_z {d_z}; by fold {by_fold}"
+    return Estimate.around(d.size, mean, half, p, method)
+
+
+# The observed association -----------------------------------------------------------------------
+
+
+def observed(
+    measures: pd.DataFrame | Readings,
+    design: pd.DataFrame,
+    contrast: Contrast,
+    covariates: Sequence[str],
+) -> pd.DataFrame:
+    """Covariate-adjusted association in the real scans: rows of `EFFECT_COLUMNS`.
+
+    Ordinary least squares of the measure on attribute and covariates, HC3 standard errors
+    (MacKinnon and White 1985, doi:10.1016/0304-4076(85)90158-7), t quantiles.  Subjects: those at
+    the two levels; for a numeric attribute all that have a value.  design: index subject.
+    Missing covariates: `contrasts.encode`.
+    """
+    readings = Readings.of(measures)
+    results: dict[Outcome, Estimate] = {}
+    for cohort in cohorts(readings.scans(), design, contrast, covariates):
+        results |= _regressions(cohort)
+    return _table(readings, contrast, "observed", results)
+
+
+def _regressions(cohort: Cohort) -> dict[Outcome, Estimate]:
+    y = cohort.y.to_numpy()
+    return {outcome: _regress(cohort, y[:, j]) for j, outcome in enumerate(cohort.outcomes)}
+
+
+def _regress(cohort: Cohort, y: np.ndarray) -> Estimate:
+    """The attribute's coefficient in the regression of y (n,) on attribute and covariates."""
+    if cohort.problem:
+        return Estimate.missing(y.size, cohort.problem)
+    if np.ptp(y) <= 1e-9 * np.abs(y).max():
+        return Estimate.missing(y.size, "no variation between subjects")
+    predictors = np.column_stack([cohort.a, np.ones(y.size), cohort.x])
+    fit = sm.OLS(y, predictors).fit(cov_type="HC3", use_t=True)
+    low, high = fit.conf_int(1 - CONFIDENCE)[0]
+    method = f"OLS, HC3, {cohort.description}"
+    return Estimate(y.size, fit.params[0], low, high, fit.pvalues[0], method, fit.bse[0])
+
+
+# The debiased effect ----------------------------------------------------------------------------
+
+
+def debiased(
+    measures: pd.DataFrame | Readings,
+    design: pd.DataFrame,
+    contrast: Contrast,
+    covariates: Sequence[str],
+    seed: int = 0,
+    *,
+    estimand: str = "overlap",
+    kind: str = "debiased",
+) -> pd.DataFrame:
+    """Effect in the real scans, helped by the generator: rows of `EFFECT_COLUMNS`.
+
+    Cross-fitted augmented inverse-probability weighting; the estimator and the reasons for it are
+    in `debias.debias`.  Subjects: as in `observed`, and with pairs.  estimand: "overlap" (weights
+    e (1 - e), the default) or "average" (all subjects alike).  The method text gives the other
+    estimand, the generator's weight in the outcome model (0 to 1) and the ratio of the standard
+    error to plain regression's in the same subjects.
+    """
+    if estimand not in ESTIMANDS:
+        raise ValueError(f"estimand {estimand!r}, expected one of {', '.join(ESTIMANDS)}")
+    readings = Readings.of(measures)
+    m_0, m_1 = readings.predictions(contrast)
+    if m_0.empty:
+        absent = Estimate.missing(0, f"no pairs of {' and '.join(contrast.arms)}")
+        return _table(readings, contrast, kind, dict.fromkeys(readings.outcomes, absent))
+    scans = readings.scans()
+    usable = scans.where(m_0.reindex(scans.index).notna())
+    results: dict[Outcome, Estimate] = {}
+    for cohort in cohorts(usable, design, contrast, covariates):
+        results |= _debias(cohort, m_0, m_1, seed, estimand)
+    return _table(readings, contrast, kind, results)
+
+
+def _debias(
+    cohort: Cohort, m_0: pd.DataFrame, m_1: pd.DataFrame, seed: int, estimand: str
+) -> dict[Outcome, Estimate]:
+    """Debiased estimates of the outcomes of one cohort."""
+    plain = _regressions(cohort)
+    if cohort.problem:
+        return plain
+    fit = debias.debias(
+        cohort.y.to_numpy(),
+        cohort.a.to_numpy(),
+        cohort.x.to_numpy(),
+        m_0.loc[cohort.y.index, cohort.outcomes].to_numpy(),
+        m_1.loc[cohort.y.index, cohort.outcomes].to_numpy(),
+        _splits(cohort.a, cohort.x, cohort.contrast, seed),
+    )
+    return {
+        outcome: _debiased_estimate(cohort, fit, j, plain[outcome], estimand)
+        for j, outcome in enumerate(cohort.outcomes)
+    }
+
+
+def _splits(a: pd.Series, x: pd.DataFrame, contrast: Contrast, seed: int) -> list[debias.Split]:
+    rng = generator(seed, contrast.text, "cross-fitting")
+    return debias.cross_splits(a.to_numpy(), x.to_numpy(), rng)
+
+
+def _debiased_estimate(
+    cohort: Cohort, fit: debias.Debiased, j: int, plain: Estimate, estimand: str
+) -> Estimate:
+    """Outcome j of a fit.  plain: its regression, which also knows when nothing can be said."""
+    if np.isnan(plain.effect):
+        return plain
+    fits = {"overlap": fit.overlap, "average": fit.average}
+    (other,) = (name for name in fits if name != estimand)
+    effect, half, p = _student(fits[estimand], j)
+    if np.isnan(effect):
+        return Estimate.missing(cohort.n, "a numeric attribute has no average effect")
+    ratio = fits[estimand].se[j] / plain.standard_error
+    method = (
+        f"cross-fitted AIPW, {ESTIMANDS[estimand]}, {cohort.description}; "
+        f"generator weight {fit.generator_weight[j]:.2f}; SE {ratio:.2f} of regression's"
+    )
+    beside, reach, _ = _student(fits[other], j)
+    if np.isfinite(beside):
+        span = f"{beside - reach:.3g}, {beside + reach:.3g}"
+        method += f"; {ESTIMANDS[other]} {beside:.3g} [{span}]"
+    return Estimate.around(cohort.n, effect, half, p, method)
+
+
+def _student(fit: debias.Fit, j: int) -> tuple[float, float, float]:
+    """Estimate, half width of its interval, and p of outcome j."""
+    effect, se, dof = (float(part[j]) for part in (fit.effect, fit.se, fit.dof))
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, dof) * se
+    return effect, half, 2 * stats.t.sf(abs(effect) / se, dof)
+
+
+# Side by side -----------------------------------------------------------------------------------
+
+
+def estimate_effects(
+    measures: pd.DataFrame,
+    design: pd.DataFrame,
+    contrast: Contrast,
+    placebos: Sequence[Contrast],
+    covariates: Sequence[str],
+    seed: int,
+) -> pd.DataFrame:
+    """All kinds of effect for every measure and region: the table `effects.tsv`.
+
+    measures: as `measures.tsv`.  design: index subject; cleaned attributes (number or text, missing
+    as NaN or None) and placebo columns.  placebos: contrasts of attributes without meaning.
+    covariates: columns of design to adjust for; the contrast's own attribute is left out.  What
+    the attribute entails by itself (pack-years of a never smoker) must not be among them.
+
+    Kinds: model_implied, observed and debiased of the contrast; placebo (model-implied) and
+    placebo_debiased of each placebo.  A row that cannot be computed has NaN and the reason in
+    method.  p_adjusted: see `adjust`.
+    """
+    design = unique_subjects(design)
+    readings = Readings.of(measures)
+    parts = [
+        model_implied(readings, contrast, seed),
+        observed(readings, design, contrast, covariates),
+        debiased(readings, design, contrast, covariates, seed),
+    ]
+    for placebo in placebos:
+        parts += [
+            model_implied(readings, placebo, seed, "placebo"),
+            debiased(readings, design, placebo, covariates, seed, kind="placebo_debiased"),
+        ]
+    return adjust(pd.concat(parts, ignore_index=True))
+
+
+def adjust(effects: pd.DataFrame) -> pd.DataFrame:
+    """The same table with p_adjusted: Benjamini-Hochberg over each declared family.
+
+    A family is all measures in all lung regions, for one kind and contrast; negative-control
+    regions make a family of their own.  Rows without p stay without.
+    """
+    control = effects["region"].isin(CONTROL_REGIONS)
+    families = effects["p"].groupby([effects["kind"], effects["contrast"], control])
+    return effects.assign(p_adjusted=families.transform(_benjamini_hochberg))
+
+
+def _benjamini_hochberg(p: pd.Series) -> pd.Series:
+    known = p.dropna()
+    adjusted = stats.false_discovery_control(known) if len(known) else known
+    return pd.Series(adjusted, index=known.index, dtype=float).reindex(p.index)
+
+
+def _table(
+    readings: Readings, contrast: Contrast, kind: str, results: dict[Outcome, Estimate]
+) -> pd.DataFrame:
+    """Rows of `EFFECT_COLUMNS`, one for each outcome, p_adjusted still open."""
+    rows = [
+        {
+            "measure": outcome[0],
+            "region": outcome[1],
+            "contrast": contrast.text,
+            "kind": kind,
+            **vars(results[outcome]),
+            "p_adjusted": float("nan"),
+            "unit": unit,
+        }
+        for outcome, unit in readings.units.items()
+    ]
+    return pd.DataFrame(rows, columns=list(EFFECT_COLUMNS))
+
+
+# Comparability of the groups --------------------------------------------------------------------
+
+
+def balance(
+    design: pd.DataFrame, contrast: Contrast, covariates: Sequence[str], seed: int = 0
+) -> pd.DataFrame:
+    """Standardised mean differences: covariate, smd_raw, smd_weighted; a row per encoded column.
+
+    Target minus reference mean, over the pooled standard deviation of the two groups, before and
+    after overlap weighting; beyond 0.1 counts as unbalanced (Austin 2009, doi:10.1002/sim.3697).
+    Empty for a numeric attribute, which has no groups, and where they are too small to compare.
+    """
+    groups = _groups(design, contrast, covariates, seed)
+    rows = []
+    if groups is not None:
+        a, x, e = groups
+        rows = [(name, *_differences(a, values.to_numpy(), e)) for name, values in x.items()]
+    return pd.DataFrame(rows, columns=["covariate", "smd_raw", "smd_weighted"])
+
+
+def overlap(
+    design: pd.DataFrame, contrast: Contrast, covariates: Sequence[str], seed: int = 0
+) -> dict[str, float]:
+    """How much the two groups have in common; empty where `balance` is.
+
+    n_reference, n_target; propensity_low, propensity_high: range of the cross-fitted e(x);
+    effective_n: Kish's effective number of subjects under overlap weights, of n in all.
+    """
+    groups = _groups(design, contrast, covariates, seed)
+    if groups is None:
+        return {}
+    a, _, e = groups
+    weight = np.abs(a - e)
+    return {
+        "n_reference": int((a == 0).sum()),
+        "n_target": int((a == 1).sum()),
+        "propensity_low": float(e.min()),
+        "propensity_high": float(e.max()),
+        "effective_n": float(weight.sum() ** 2 / (weight**2).sum()),
+    }
+
+
+def _groups(
+    design: pd.DataFrame, contrast: Contrast, covariates: Sequence[str], seed: int
+) -> tuple[np.ndarray, pd.DataFrame, np.ndarray] | None:
+    """a (n,), encoded covariates and cross-fitted propensity (n,) of the two groups."""
+    everyone = pd.DataFrame({"all": 1.0}, index=design.index)
+    (cohort,) = cohorts(everyone, unique_subjects(design), contrast, covariates)
+    if contrast.numeric or cohort.problem:
+        return None
+    splits = _splits(cohort.a, cohort.x, contrast, seed)
+    e = np.median([split.propensity for split in splits], axis=0)
+    return cohort.a.to_numpy(), cohort.x, e
+
+
+def _differences(a: np.ndarray, x: np.ndarray, e: np.ndarray) -> tuple[float, float]:
+    """Standardised mean difference of one covariate (n,), raw and overlap-weighted."""
+    target = a == 1
+    spread = np.sqrt((x[target].var() + x[~target].var()) / 2)
+    weight = np.abs(a - e)
+    raw = x[target].mean() - x[~target].mean()
+    weighted = np.average(x[target], weights=weight[target]) - np.average(
+        x[~target], weights=weight[~target]
+    )
+    return float(raw / spread), float(weighted / spread)

@@ -1,0 +1,114 @@
+"""The long table of measures, read as scans and as pairs of arms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from dgmvlc_cli.analysis.contrasts import Contrast, Outcome
+from dgmvlc_cli.errors import DgmvlcError
+
+MEASURE_COLUMNS = ("subject", "fold", "seed", "arm", "region", "measure", "value", "unit", "reason")
+OBSERVED = "observed"
+# A generator's own level is estimated from its subjects; with fewer it would be mostly noise.
+MIN_FOLD_FOR_LEVEL = 10
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Measures as a matrix with one column for each outcome, that is each (measure, region).
+
+    table: index (arm, subject, fold, seed), sorted; NaN where a measure failed.
+    units: outcome -> unit, in the order of first appearance.
+    """
+
+    table: pd.DataFrame
+    units: dict[Outcome, str]
+
+    @classmethod
+    def of(cls, measures: pd.DataFrame | Readings) -> Readings:
+        """Readings of a table as `measures.tsv` holds it; readings are returned as they are.
+
+        Raises DgmvlcError for missing columns and for a reading that occurs twice.
+        """
+        if isinstance(measures, Readings):
+            return measures
+        long = _typed(measures)
+        named = long.drop_duplicates(["measure", "region"])
+        outcomes = list(zip(named["measure"], named["region"], strict=True))
+        keys = ["arm", "subject", "fold", "seed"]
+        try:
+            wide = long.pivot(index=keys, columns=["measure", "region"], values="value")
+        except ValueError as twice:
+            raise DgmvlcError(
+                "the table of measures holds two values for one subject, fold, seed, arm, region "
+                "and measure",
+                "Measure the images again with --force.",
+            ) from twice
+        units = dict(zip(outcomes, named["unit"], strict=True))
+        return cls(wide.reindex(columns=pd.MultiIndex.from_tuples(outcomes)).sort_index(), units)
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        return list(self.units)
+
+    def scans(self) -> pd.DataFrame:
+        """The real scans: subject x outcome."""
+        return self._arm(OBSERVED).groupby(level="subject").mean()
+
+    def pairs(self, contrast: Contrast) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Reference and target arm, (subject, fold) x outcome, averaged over seeds.
+
+        A seed whose measure failed in one arm counts in neither.  Both are empty without pairs.
+        """
+        reference, target = (self._arm(name) for name in contrast.arms)
+        both = reference.index.intersection(target.index)
+        reference, target = reference.loc[both], target.loc[both]
+        complete = reference.notna() & target.notna()
+        keys = ["subject", "fold"]
+        return (
+            reference.where(complete).groupby(level=keys).mean(),
+            target.where(complete).groupby(level=keys).mean(),
+        )
+
+    def predictions(self, contrast: Contrast) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The generator's prediction m_0 and m_1 in either arm: subject x outcome.
+
+        Each fold's generator has a level of its own (a few HU).  The mean of both arms over its
+        subjects is moved to the common mean, which uses neither the outcome nor the attribute.
+        """
+        reference, target = self.pairs(contrast)
+        level = (reference + target) / 2
+        by_fold = level.groupby(level="fold")
+        if len(by_fold) > 1 and by_fold.size().min() >= MIN_FOLD_FOR_LEVEL:
+            shift = level.mean() - by_fold.transform("mean")
+            reference, target = reference + shift, target + shift
+        return reference.groupby(level="subject").mean(), target.groupby(level="subject").mean()
+
+    def _arm(self, name: str) -> pd.DataFrame:
+        """Readings of one arm: (subject, fold, seed) x outcome."""
+        chosen = self.table.index.get_level_values("arm") == name
+        return self.table[chosen].droplevel("arm")
+
+
+def _typed(measures: pd.DataFrame) -> pd.DataFrame:
+    """The long table with subject as text, fold and seed as integers, value as float."""
+    lacking = [name for name in MEASURE_COLUMNS if name not in measures.columns]
+    if lacking:
+        raise DgmvlcError(
+            f"the table of measures lacks {', '.join(lacking)}",
+            f"It needs the columns {', '.join(MEASURE_COLUMNS)}.",
+        )
+    return measures.assign(
+        subject=measures["subject"].astype(str),
+        fold=_whole(measures["fold"]),
+        seed=_whole(measures["seed"]),
+        value=pd.to_numeric(measures["value"], errors="coerce").astype(np.float64),
+    )
+
+
+def _whole(column: pd.Series) -> pd.Series:
+    """Fold or seed as integers; -1 for a real scan, which has none."""
+    return pd.to_numeric(column, errors="coerce").fillna(-1).astype(np.int64)

@@ -1,0 +1,342 @@
+"""Can it be believed: placebo calibration, verdicts in plain words, and comparison with truth."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from dgmvlc_cli.analysis.contrasts import Outcome
+from dgmvlc_cli.analysis.measures import MEASURES
+from dgmvlc_cli.analysis.zones import CONTROL_REGIONS, REGIONS
+from dgmvlc_cli.errors import DgmvlcError
+
+ALPHA = 0.05
+SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
+# From here on a rank can fall below ALPHA, so no shape need be assumed for the placebos.
+PLACEBOS_FOR_RANKS = 19
+
+KEYS = ["measure", "region"]
+
+
+# Placebos ---------------------------------------------------------------------------------------
+
+
+def placebo_calibration(effects: pd.DataFrame) -> pd.DataFrame:
+    """How the model-implied effect compares with what the same models make of nothing.
+
+    effects: from `effects.estimate_effects`.  One row for each measure and region: measure, region,
+    effect (model-implied), placebos (their number k), largest (absolute), rms, p.
+
+    p: with k >= `PLACEBOS_FOR_RANKS` the rank, (1 + #{|placebo| >= |effect|}) / (k + 1).  With
+    fewer, placebos are taken as k draws from a normal distribution around 0 (a meaningless
+    attribute has no preferred sign), so effect / rms follows Student's t with k degrees of freedom
+    when the effect is one more such draw.  NaN without placebos and where all of them are exactly 0
+    (a measure that the shared mask holds fixed).
+    """
+    placebos = effects[effects["kind"] == "placebo"].dropna(subset=["effect"])
+    sizes = {key: part.abs().to_numpy() for key, part in placebos.groupby(KEYS)["effect"]}
+    rows = [
+        (*outcome, *_calibrate(row["effect"], sizes.get(outcome, np.empty(0))))
+        for outcome, row in _one_per_outcome(effects, "model_implied").items()
+    ]
+    columns = [*KEYS, "effect", "placebos", "largest", "rms", "p"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _calibrate(effect: float, sizes: np.ndarray) -> tuple[float, int, float, float, float]:
+    """effect, placebos, largest, rms and p; sizes: (k,) absolute placebo effects."""
+    k = sizes.size
+    if k == 0:
+        return effect, 0, np.nan, np.nan, np.nan
+    rms = float(np.sqrt(np.mean(sizes**2)))
+    if np.isnan(effect) or rms == 0:
+        p = np.nan
+    elif k >= PLACEBOS_FOR_RANKS:
+        p = (1 + np.sum(sizes >= abs(effect))) / (k + 1)
+    else:
+        p = 2 * stats.t.sf(abs(effect) / rms, k)
+    return effect, k, float(sizes.max()), rms, float(p)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Of so many intervals, so many cover 0."""
+
+    covered: int
+    total: int
+
+    @property
+    def percent(self) -> float:
+        return 100.0 * self.covered / self.total if self.total else float("nan")
+
+
+def placebo_coverage(effects: pd.DataFrame, kind: str = "placebo_debiased") -> Coverage:
+    """How many placebo intervals in lung regions cover 0; 95 of 100 should.
+
+    kind: "placebo_debiased", or "placebo" for what a paired interval within the models would say.
+    Intervals without width (measures that the shared mask holds fixed) do not count.
+    """
+    rows = effects[(effects["kind"] == kind) & ~effects["region"].isin(CONTROL_REGIONS)]
+    rows = rows[rows["ci_high"] > rows["ci_low"]]
+    covered = (rows["ci_low"] <= 0) & (rows["ci_high"] >= 0)
+    return Coverage(int(covered.sum()), len(rows))
+
+
+# Verdicts ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What is known about one outcome."""
+
+    debiased: pd.Series
+    model: pd.Series
+    largest_placebo: float
+    placebos: int
+    p_placebo: float
+
+    @property
+    def held_fixed(self) -> bool:
+        return self.model["effect"] == self.model["ci_low"] == self.model["ci_high"] == 0
+
+    @property
+    def agrees(self) -> bool:
+        """The model has the sign of the real scans and goes beyond every placebo."""
+        same_sign = np.sign(self.model["effect"]) == np.sign(self.debiased["effect"])
+        return bool(same_sign) and abs(self.model["effect"]) > self.largest_placebo
+
+    @property
+    def covers_zero(self) -> bool:
+        return self.debiased["ci_low"] <= 0 <= self.debiased["ci_high"]
+
+
+def verdicts(effects: pd.DataFrame) -> pd.DataFrame:
+    """One verdict for each measure and lung region: measure, region, verdict, sentence.
+
+    effects: from `effects.estimate_effects`, one studied contrast.  The rule:
+
+    - supported: the debiased effect differs from 0 after Benjamini-Hochberg adjustment (p_adjusted
+      < 0.05), and the model-implied effect has the same sign and exceeds every placebo.
+    - not supported: the debiased interval includes 0, and the model-implied effect is no larger
+      than placebos explain (placebo-calibrated p >= 0.05).
+    - undecided: everything else, with the reason: real scans and model disagree, an interval that
+      excludes 0 before the adjustment only, no placebos, a measure that the shared mask holds
+      fixed, or nothing that could be estimated.
+
+    "Not supported" is no proof of absence: the interval in the sentence says what is excluded.
+    """
+    calibration = _by_outcome(placebo_calibration(effects))
+    models = _one_per_outcome(effects, "model_implied")
+    rows = []
+    for outcome, debiased in _one_per_outcome(effects, "debiased").items():
+        if outcome[1] in CONTROL_REGIONS:
+            continue
+        against = calibration[outcome]
+        evidence = _Evidence(
+            debiased, models[outcome], against["largest"], int(against["placebos"]), against["p"]
+        )
+        verdict, reason = _judge(evidence)
+        rows.append((*outcome, verdict, f"{outcome_label(outcome)}: {verdict}. {reason}"))
+    return pd.DataFrame(rows, columns=[*KEYS, "verdict", "sentence"])
+
+
+def _judge(evidence: _Evidence) -> tuple[str, str]:
+    """Verdict and the reason for it."""
+    real, model = evidence.debiased, evidence.model
+    for row in (real, model):
+        if np.isnan(row["effect"]):
+            return UNDECIDED, f"It could not be estimated: {row['method']}."
+    if evidence.held_fixed:
+        said = f"Both arms share the mask, so the model holds it fixed. {_scans_show(real)}."
+        return UNDECIDED, said
+    if evidence.placebos == 0:
+        return UNDECIDED, f"{_scans_show(real)}; {_model_says(evidence)}: nothing to judge it by."
+    found = real["p_adjusted"] < ALPHA
+    beyond_placebos = evidence.p_placebo < ALPHA
+    if found and evidence.agrees:
+        return SUPPORTED, f"{_scans_show(real)}; {_model_says(evidence)}."
+    if found:
+        return UNDECIDED, f"{_scans_show(real)}, but {_model_says(evidence)}."
+    if not evidence.covers_zero:
+        hint = "this may be chance, given the number of comparisons"
+        return UNDECIDED, f"{_scans_show(real)}; {hint}; {_model_says(evidence)}."
+    if beyond_placebos:
+        return (
+            UNDECIDED,
+            f"The real scans do not settle it: {_span(real)}; {_model_says(evidence)}.",
+        )
+    return NOT_SUPPORTED, f"The real scans do not show it: {_span(real)}; {_model_says(evidence)}."
+
+
+def _scans_show(debiased: pd.Series) -> str:
+    reference, target = _levels(debiased["contrast"])
+    return f"In the real scans, {target} differs from {reference} by {_span(debiased)}"
+
+
+def _span(debiased: pd.Series) -> str:
+    low, high = number(debiased["ci_low"]), number(debiased["ci_high"])
+    return f"{_quantity(debiased['effect'], debiased['unit'])} [{low}, {high}] (debiased)"
+
+
+def _model_says(evidence: _Evidence) -> str:
+    unit = evidence.model["unit"]
+    said = f"the model says {_quantity(evidence.model['effect'], unit)}"
+    if evidence.placebos == 0:
+        return f"{said}, without a placebo"
+    return f"{said}, its largest placebo {_quantity(evidence.largest_placebo, unit)}"
+
+
+def summary_sentence(verdicts: pd.DataFrame, effects: pd.DataFrame) -> str:
+    """The result in three sentences: what is supported, the clearest of it, what placebos show."""
+    studied = effects[effects["kind"] == "debiased"]
+    contrast = studied["contrast"].iloc[0] if len(studied) else "the contrast"
+    supported = verdicts[verdicts["verdict"] == SUPPORTED]
+    if supported.empty:
+        claim = (
+            f"{contrast}: no effect is claimed; none of {len(verdicts)} comparisons is supported."
+        )
+    else:
+        claim = (
+            f"{contrast}: {len(supported)} of {len(verdicts)} comparisons are supported. "
+            f"The clearest: {_clearest(supported, studied)}"
+        )
+    return f"{claim} {_placebo_sentence(effects)}".strip()
+
+
+def _clearest(supported: pd.DataFrame, debiased: pd.DataFrame) -> str:
+    """The sentence of the supported outcome with the smallest p."""
+    ranked = supported.merge(debiased[[*KEYS, "p"]], on=KEYS).sort_values("p", kind="stable")
+    return str(ranked["sentence"].iloc[0]).replace(f": {SUPPORTED}.", ".", 1)
+
+
+def _placebo_sentence(effects: pd.DataFrame) -> str:
+    debiased, paired = (placebo_coverage(effects, k) for k in ("placebo_debiased", "placebo"))
+    if not debiased.total:
+        return ""
+    return (
+        f"Of the placebos' debiased intervals {debiased.percent:.0f} % cover 0 (95 % should); of "
+        f"their paired intervals within the models {paired.percent:.0f} % do."
+    )
+
+
+# Truth ------------------------------------------------------------------------------------------
+
+
+def compare_truth(
+    effects: pd.DataFrame, truth: pd.DataFrame, subjects: Collection[str] | None = None
+) -> pd.DataFrame:
+    """Estimates beside the planted truth, where a simulator knows it.
+
+    truth: columns subject, attribute, from, to, measure, region, change, unit.  subjects: over whom
+    the true change is averaged; all in the table by default.
+    Columns: measure, region, contrast, n, truth, unit, model_implied, ratio (model-implied over
+    truth, NaN where that is 0), observed, observed_covers, debiased, ci_low, ci_high,
+    debiased_covers.  Empty where the truth knows nothing of this contrast.
+    """
+    estimates = {kind: _one_per_outcome(effects, kind) for kind in _KINDS}
+    rows = []
+    for outcome, debiased in estimates["debiased"].items():
+        changes = _true_changes(truth, debiased["contrast"], outcome, subjects)
+        if len(changes):
+            known = {kind: rows_of[outcome] for kind, rows_of in estimates.items()}
+            rows.append((*outcome, debiased["contrast"], *_beside(changes, known)))
+    return pd.DataFrame(rows, columns=[*KEYS, "contrast", *_TRUTH_COLUMNS])
+
+
+_KINDS = ("model_implied", "observed", "debiased")
+_TRUTH_COLUMNS = (
+    "n",
+    "truth",
+    "unit",
+    "model_implied",
+    "ratio",
+    "observed",
+    "observed_covers",
+    "debiased",
+    "ci_low",
+    "ci_high",
+    "debiased_covers",
+)
+
+
+def _true_changes(
+    truth: pd.DataFrame, contrast: str, outcome: Outcome, subjects: Collection[str] | None
+) -> pd.Series:
+    reference, target = _levels(contrast)
+    chosen = (
+        (truth["attribute"] == contrast.partition(": ")[0])
+        & (truth["from"].astype(str) == reference)
+        & (truth["to"].astype(str) == target)
+        & (truth["measure"] == outcome[0])
+        & (truth["region"] == outcome[1])
+    )
+    if subjects is not None:
+        chosen &= truth["subject"].astype(str).isin(list(subjects))
+    return truth.loc[chosen, "change"].dropna()
+
+
+def _beside(changes: pd.Series, known: dict[str, pd.Series]) -> tuple:
+    """The values of `_TRUTH_COLUMNS`."""
+    true = float(changes.mean())
+    model, seen, debiased = (known[kind] for kind in _KINDS)
+    return (
+        len(changes),
+        true,
+        debiased["unit"],
+        model["effect"],
+        model["effect"] / true if true else np.nan,
+        seen["effect"],
+        _covers(seen, true),
+        debiased["effect"],
+        debiased["ci_low"],
+        debiased["ci_high"],
+        _covers(debiased, true),
+    )
+
+
+def _covers(row: pd.Series, value: float) -> bool:
+    return bool(row["ci_low"] <= value <= row["ci_high"])
+
+
+# Words ------------------------------------------------------------------------------------------
+
+
+def outcome_label(outcome: Outcome) -> str:
+    """`Mean HU, upper third`."""
+    measure, region = outcome
+    return f"{MEASURES[measure].label}, {REGIONS[region].label}"
+
+
+def number(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    return np.format_float_positional(value, precision=3, unique=False, fractional=False, trim="-")
+
+
+def _quantity(value: float, unit: str) -> str:
+    return number(value) if unit == "1" else f"{number(value)} {unit}"
+
+
+def _levels(contrast: str) -> tuple[str, str]:
+    """Reference and target of `smoking: never smoker -> current smoker`."""
+    reference, _, target = contrast.partition(": ")[2].partition(" -> ")
+    return reference, target
+
+
+def _one_per_outcome(effects: pd.DataFrame, kind: str) -> dict[Outcome, pd.Series]:
+    """The rows of one kind by outcome; DgmvlcError where there is more than one contrast."""
+    rows = effects[effects["kind"] == kind]
+    contrasts = rows["contrast"].unique()
+    if len(contrasts) > 1:
+        raise DgmvlcError(
+            f"expected the effects of one contrast, got {', '.join(contrasts)}",
+            "Judge each contrast by itself.",
+        )
+    return _by_outcome(rows)
+
+
+def _by_outcome(rows: pd.DataFrame) -> dict[Outcome, pd.Series]:
+    return {(row["measure"], row["region"]): row for _, row in rows.iterrows()}

@@ -1,0 +1,159 @@
+"""The cohort as later stages see it: subjects with a scan and a sentence, joined and loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dgmvlc_cli import workspace
+from dgmvlc_cli.analysis.contrasts import Contrast
+from dgmvlc_cli.config import Settings
+from dgmvlc_cli.errors import DgmvlcError, UsageError
+from dgmvlc_cli.text.describe import rows_of_prompts
+from dgmvlc_cli.text.edits import edit_value
+from dgmvlc_cli.text.schema import Schema
+from dgmvlc_cli.workspace import Workspace
+
+LEAST_SUBJECTS_PER_FOLD = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cohort:
+    """Subjects that have both a usable scan and a sentence.
+
+    schema: with the placebos as attributes.  rows: cleaned values by subject, placebo columns
+    included.  sentences: by subject.  words: placebo -> level of the studied attribute -> word.
+    """
+
+    schema: Schema
+    rows: pd.DataFrame
+    sentences: pd.Series
+    studied: str
+    words: dict[str, dict[str, str]]
+
+    @property
+    def subjects(self) -> list[str]:
+        return list(self.rows.index)
+
+
+def load_cohort(ws: Workspace) -> Cohort:
+    """What `describe` wrote, cut down to the subjects that `preprocess` made ready."""
+    ws.require(ws.prompts_path, "sentences", "dgmvlc describe")
+    ready = ready_subjects(ws)
+    record = workspace.read_json(ws.attributes_path)
+    if record is None:
+        raise DgmvlcError(f"Cannot read {ws.attributes_path}.", "Run `dgmvlc describe --force`.")
+    schema = Schema.model_validate(record["schema"])
+    prompts = workspace.read_table(ws.prompts_path, dtype=str)
+    prompts = prompts[prompts["subject"].isin(ready)]
+    if prompts.empty:
+        raise DgmvlcError(
+            "No subject has both a usable scan and a sentence.",
+            "Compare the ids in subjects.tsv and text/prompts.tsv; run `dgmvlc describe` again.",
+        )
+    return Cohort(
+        schema=schema,
+        rows=rows_of_prompts(prompts, schema),
+        sentences=prompts.set_index("subject")["sentence"],
+        studied=record["studied"],
+        words={name: placebo["words"] for name, placebo in record["placebos"].items()},
+    )
+
+
+def ready_subjects(ws: Workspace) -> list[str]:
+    """Subjects whose scan was preprocessed, in order."""
+    ws.require(ws.subjects_path, "preprocessed scans", "dgmvlc preprocess")
+    table = workspace.read_table(ws.subjects_path, dtype=str)
+    return list(table.loc[table["status"] == "ok", "subject"])
+
+
+def studied_attribute(settings: Settings, schema: Schema) -> str:
+    """The attribute the study asks about: as set, else smoking, else the first that can be edited."""
+    if settings.study.attribute:
+        schema.attribute(settings.study.attribute)
+        return settings.study.attribute
+    editable = schema.names("condition")
+    if "smoking" in editable or not editable:
+        return _first(["smoking"] if editable else [], schema)
+    return _first(editable, schema)
+
+
+def _first(names: list[str], schema: Schema) -> str:
+    if names:
+        return names[0]
+    raise UsageError(
+        "No attribute of role `condition` in dgmvlc.toml, so nothing can be studied.",
+        f"Give one of these the role `condition`: {', '.join(schema.names())}.",
+    )
+
+
+def choose_contrast(
+    schema: Schema, attribute: str, reference: str | float | None, target: str | float | None
+) -> Contrast:
+    """The contrast asked for; unnamed levels are the schema's first and last.
+
+    Raises UsageError for an unknown attribute or level, with the nearest known one.
+    """
+    declared = schema.attribute(attribute)
+    if declared.levels:
+        reference = declared.levels[0] if reference is None else reference
+        target = declared.levels[-1] if target is None else target
+    elif reference is None or target is None:
+        raise UsageError(
+            f"{attribute} is a number, so the contrast needs two values.",
+            f"Say for example `--attribute {attribute} --from 45 --to 75`.",
+        )
+    low, high = (edit_value(schema, attribute, value) for value in (reference, target))
+    return Contrast(attribute, low, high)
+
+
+def placebo_contrasts(contrast: Contrast, cohort: Cohort) -> list[Contrast]:
+    """The same step in every placebo: the words that stand for the contrast's levels."""
+    if contrast.attribute != cohort.studied:
+        return []
+    return [
+        Contrast(name, words.get(contrast.reference, contrast.reference), words.get(contrast.target, contrast.target))  # type: ignore[call-overload]
+        for name, words in cohort.words.items()
+    ]
+
+
+def assign_folds(rows: pd.DataFrame, studied: str, folds: int, seed: int) -> pd.Series:
+    """Subject -> fold 0 .. folds-1, balanced within each level of the studied attribute.
+
+    Raises DgmvlcError where a fold would be too small to hold anything out.
+    """
+    if len(rows) < folds * LEAST_SUBJECTS_PER_FOLD:
+        raise DgmvlcError(
+            f"{len(rows)} subjects are too few for {folds} folds of at least "
+            f"{LEAST_SUBJECTS_PER_FOLD}.",
+            "Add scans, or use fewer folds ([train] folds).",
+        )
+    order = workspace.generator(seed, "folds").permutation(len(rows))
+    level = rows[studied]
+    if pd.api.types.is_numeric_dtype(level.dtype):
+        level = pd.qcut(level, 4, labels=False, duplicates="drop")
+    shuffled = rows.index[order]
+    # A stable sort by level deals every level out over the folds in turn.
+    dealt = level.loc[shuffled].astype(str).sort_values(kind="stable").index
+    return pd.Series(np.arange(len(dealt)) % folds, index=dealt, name="fold").loc[rows.index]
+
+
+def design(cohort: Cohort) -> pd.DataFrame:
+    """Cleaned values and placebo words by subject, as the regressions need them."""
+    return cohort.rows
+
+
+def covariates(settings: Settings, schema: Schema, contrast: Contrast) -> list[str]:
+    """What the observed and debiased effects are adjusted for.
+
+    As set, else every attribute of role `covariate`; never the contrast's own attribute.
+    """
+    chosen: Any = settings.analyze.covariates
+    if chosen is None:
+        chosen = schema.names("covariate")
+    for name in chosen:
+        schema.attribute(name)
+    return [name for name in chosen if name != contrast.attribute]

@@ -1,0 +1,420 @@
+"""A scan with its geometry; reading, writing, resampling and cropping.
+
+Axis order, orientation and the floor of the HU scale are settled here and nowhere else: what
+leaves this module has its indices growing towards Superior, Posterior and patient Left.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.workspace import atomic_path
+
+AIR_HU = -1000.0
+SCANNER_FLOOR_HU = -1024.0
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+SINGLE_FILE_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".mha")
+IMAGE_SUFFIXES = (*SINGLE_FILE_SUFFIXES, ".nhdr", ".mhd")
+NIFTI_FLOATS = {"16": "f4", "64": "f8"}  # number types by their NIfTI datatype code
+BLOCK_BYTES = 1 << 20
+# A filter whose full width at half maximum is f has a standard deviation of f / 2.3548.
+FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
+
+
+class Tissue(IntEnum):
+    """Classes of an anatomical mask."""
+
+    OUTSIDE = 0
+    BODY = 1
+    RIGHT_LUNG = 2
+    LEFT_LUNG = 3
+    AIRWAY = 4
+
+
+LUNGS = (Tissue.RIGHT_LUNG, Tissue.LEFT_LUNG)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume:
+    """Voxels and where they lie.
+
+    hu: (D, H, W) = (z, y, x) float32, HU.  spacing_mm: (z, y, x), as the axes of hu.
+    origin_mm: LPS (x, y, z) of the centre of voxel [0, 0, 0].
+    direction: 3 x 3 row-major direction cosines in LPS, as SimpleITK gives them.
+    """
+
+    hu: np.ndarray
+    spacing_mm: tuple[float, float, float]
+    origin_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in mL."""
+        return math.prod(self.spacing_mm) / 1000.0
+
+    def to_lps_mm(self, index_zyx: Iterable[float]) -> np.ndarray:
+        """LPS (x, y, z) in mm of a (fractional) array index (z, y, x)."""
+        steps = np.asarray(tuple(index_zyx))[::-1] * np.asarray(self.spacing_mm)[::-1]
+        return np.asarray(self.origin_mm) + np.reshape(self.direction, (3, 3)) @ steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """An axis-aligned LPS voxel grid.  shape and spacing_mm: (z, y, x).  origin_mm: (x, y, z)."""
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    origin_mm: tuple[float, float, float]
+
+
+def read_volume(path: Path) -> Volume:
+    """Read a CT from NIfTI, NRRD or MetaImage, oriented to LPS.
+
+    Oblique direction cosines are kept; axes are only permuted and flipped.  Raises DgmvlcError for
+    a file that is missing, truncated, not 3-D, not scalar, or that has non-finite voxels.
+    """
+    return volume_from_image(read_image(path), source=path)
+
+
+def write_volume(path: Path, volume: Volume) -> None:
+    """Write HU as int16 with the right geometry, atomically; same input, same bytes."""
+    limits = np.iinfo(np.int16)
+    hu = np.clip(np.rint(volume.hu), limits.min, limits.max).astype(np.int16)
+    _write_array(path, hu, volume)
+
+
+def read_labels(path: Path, like: Volume | None = None) -> np.ndarray:
+    """Read a label map as uint8 (z, y, x) in LPS orientation.
+
+    With `like`, the labels are brought onto its grid by nearest neighbour.  Raises DgmvlcError
+    where the values are no labels, or where the map does not cover the scan it is meant for.
+    """
+    image = read_image(path)
+    if like is not None and not _same_grid(image, like):
+        _require_overlap(image, like, path)
+        image = sitk.Resample(
+            image, image_of(like.hu, like), sitk.Transform(), sitk.sitkNearestNeighbor
+        )
+    values = sitk.GetArrayFromImage(sitk.DICOMOrient(image, "LPS"))
+    labels = values.astype(np.uint8)
+    if not np.array_equal(labels, values):
+        raise DgmvlcError(
+            f"{path}: not a label map, values run from {values.min():g} to {values.max():g}; "
+            "whole numbers in 0..255 were expected",
+            "Give a mask, not a scan or a probability map.",
+        )
+    return labels
+
+
+def write_labels(path: Path, labels: np.ndarray, volume: Volume) -> None:
+    """Write uint8 (z, y, x) labels that lie on the grid of `volume`, atomically."""
+    _write_array(path, labels.astype(np.uint8), volume)
+
+
+def resample_isotropic(volume: Volume, spacing_mm: float) -> Volume:
+    """Resample HU to cubic voxels on an LPS-aligned grid, so that an oblique scan gets straight.
+
+    A Gaussian removes what the new grid cannot carry; cubic B-splines interpolate, which unlike
+    linear interpolation does not smooth the noise by an amount that varies from voxel to voxel.
+    Where the scan does not reach there is air.  The range of HU stays that of the scan.
+    """
+    grid = isotropic_grid(volume, spacing_mm)
+    if _is_on(volume, grid):
+        return volume
+    smooth = _antialias(volume.hu, volume.spacing_mm, spacing_mm)
+    hu = _resample(smooth, volume, grid, sitk.sitkBSpline, AIR_HU)
+    low, high = min(float(volume.hu.min()), AIR_HU), float(volume.hu.max())
+    return Volume(
+        hu=np.clip(hu, low, high),
+        spacing_mm=grid.spacing_mm,
+        origin_mm=grid.origin_mm,
+    )
+
+
+def resample_labels(labels: np.ndarray, volume: Volume, spacing_mm: float) -> np.ndarray:
+    """Labels that belong to `volume`, on the grid that resample_isotropic gives it.
+
+    Each class is resampled as the fraction of a voxel that it fills, and the class that fills
+    most of a voxel wins: a thin structure thins out evenly instead of breaking into beads.
+    """
+    grid = isotropic_grid(volume, spacing_mm)
+    if _is_on(volume, grid):
+        return labels
+    best = np.zeros(grid.shape, np.uint8)
+    best_fraction = np.zeros(grid.shape, np.float32)
+    rest = np.ones(grid.shape, np.float32)
+    for tissue in np.unique(labels[labels > 0]):
+        member = (labels == tissue).astype(np.float32)
+        smooth = _antialias(member, volume.spacing_mm, spacing_mm)
+        fraction = _resample(smooth, volume, grid, sitk.sitkLinear, 0.0)
+        wins = fraction > best_fraction
+        best[wins], best_fraction[wins] = tissue, fraction[wins]
+        rest -= fraction
+    best[rest > best_fraction] = Tissue.OUTSIDE
+    return best
+
+
+def crop(volume: Volume, box: tuple[slice, slice, slice]) -> Volume:
+    """The part of a volume inside an index box (z, y, x), with its origin moved along."""
+    starts = [side.indices(size)[0] for side, size in zip(box, volume.hu.shape, strict=True)]
+    x, y, z = (float(mm) for mm in volume.to_lps_mm(starts))
+    return replace(volume, hu=np.ascontiguousarray(volume.hu[box]), origin_mm=(x, y, z))
+
+
+def crop_to_lungs(
+    volume: Volume, labels: np.ndarray, margin_mm: float
+) -> tuple[Volume, np.ndarray]:
+    """Crop a scan and its labels to the box around both lungs plus a margin.
+
+    The margin ends where the scan ends.  Raises DgmvlcError if there is no lung.
+    """
+    box = lung_box(labels, volume.spacing_mm, margin_mm)
+    return crop(volume, box), np.ascontiguousarray(labels[box])
+
+
+def lung_box(
+    labels: np.ndarray, spacing_mm: tuple[float, float, float], margin_mm: float
+) -> tuple[slice, slice, slice]:
+    """Index box (z, y, x) around both lungs, widened by at least margin_mm within the array."""
+    lungs = np.isin(labels, LUNGS)
+    if not lungs.any():
+        raise DgmvlcError(
+            "no lung in the mask, so there is nothing to crop to",
+            "Look at the scan: it may not be a chest CT, or not be in HU; or give a mask.",
+        )
+    sides = []
+    for axis, (size, step) in enumerate(zip(labels.shape, spacing_mm, strict=True)):
+        others = tuple(other for other in range(3) if other != axis)
+        filled = np.flatnonzero(lungs.any(axis=others))
+        margin = math.ceil(margin_mm / step - 1e-6)
+        sides.append(slice(max(filled[0] - margin, 0), min(filled[-1] + margin + 1, size)))
+    return sides[0], sides[1], sides[2]
+
+
+def isotropic_grid(volume: Volume, spacing_mm: float) -> Grid:
+    """The LPS-aligned cubic grid that covers every voxel of a volume, centred on it."""
+    ends = [(-0.5, size - 0.5) for size in volume.hu.shape]
+    corners = np.array(
+        [volume.to_lps_mm(zyx) for zyx in np.stack(np.meshgrid(*ends), -1).reshape(-1, 3)]
+    )
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    # A hundredth of a voxel is rounding of the header, not anatomy that needs a voxel more.
+    counts = np.maximum(np.ceil((high - low) / spacing_mm - 0.01), 1).astype(int)
+    first = (low + high - (counts - 1) * spacing_mm) / 2
+    x, y, z = (float(mm) for mm in first)
+    return Grid(
+        shape=(int(counts[2]), int(counts[1]), int(counts[0])),
+        spacing_mm=(float(spacing_mm),) * 3,
+        origin_mm=(x, y, z),
+    )
+
+
+def to_air(hu: np.ndarray) -> np.ndarray:
+    """HU as float32 with everything below the scanner's scale, that is padding, set to air."""
+    hu = hu.astype(np.float32, copy=False)
+    return np.where(hu < SCANNER_FLOOR_HU, np.float32(AIR_HU), hu)
+
+
+def image_of(array: np.ndarray, volume: Volume) -> sitk.Image:
+    """A SimpleITK image of an array (z, y, x) that lies on the grid of `volume`."""
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(tuple(float(step) for step in volume.spacing_mm[::-1]))
+    image.SetOrigin(volume.origin_mm)
+    image.SetDirection(volume.direction)
+    return image
+
+
+def volume_from_image(image: sitk.Image, source: Path) -> Volume:
+    """A Volume from a SimpleITK image of HU in any orientation; `source` is named in errors."""
+    image = sitk.DICOMOrient(image, "LPS")
+    values = sitk.GetArrayFromImage(image)
+    broken = values.size - int(np.isfinite(values).sum())
+    if broken:
+        raise _not_finite(source, broken)
+    x, y, z = image.GetSpacing()
+    return Volume(
+        hu=to_air(values),
+        spacing_mm=(z, y, x),
+        origin_mm=image.GetOrigin(),
+        direction=image.GetDirection(),
+    )
+
+
+def read_image(path: Path) -> sitk.Image:
+    """Read a complete scalar 3-D image; DgmvlcError names the file and what is wrong with it."""
+    reader = image_header(path)
+    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
+        raise DgmvlcError(
+            f"{path}: one 3-D volume was expected, got size {reader.GetSize()} with "
+            f"{reader.GetNumberOfComponents()} value(s) per voxel",
+            "Split a time series or a multi-channel file into single 3-D volumes.",
+        )
+    if reader.HasMetaDataKey("vox_offset"):
+        _require_sound_nifti(path, reader)
+    try:
+        return reader.Execute()
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+
+
+def image_header(path: Path) -> sitk.ImageFileReader:
+    """A reader that has read size, type and geometry of an image file, but no voxels yet."""
+    if not path.is_file():
+        raise DgmvlcError(f"{path}: no such file", "Check the path.")
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+    return reader
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file name ends as a NIfTI, NRRD or MetaImage does."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def stem(name: str) -> str:
+    """A file name without its image suffix: `a.nii.gz` gives `a`."""
+    for suffix in IMAGE_SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return Path(name).stem
+
+
+def _unreadable(path: Path, error: RuntimeError) -> DgmvlcError:
+    reason = str(error).strip().splitlines()[-1].removeprefix("sitk::ERROR: ")
+    return DgmvlcError(
+        f"{path}: cannot be read as an image; damaged, cut short or of another format ({reason})",
+        "Copy or export the file again; NIfTI, NRRD and MHA/MHD are read.",
+    )
+
+
+def _require_sound_nifti(path: Path, reader: sitk.ImageFileReader) -> None:
+    """Refuse a NIfTI that is cut short or holds non-finite numbers.
+
+    ITK's reader puts zeros in place of both, which is water in HU, and says nothing.
+    """
+    offset = int(float(reader.GetMetaData("vox_offset")))
+    expected = offset + math.prod(reader.GetSize()) * int(reader.GetMetaData("bitpix")) // 8
+    try:
+        found, broken = _scan_bytes(path, offset, NIFTI_FLOATS.get(reader.GetMetaData("datatype")))
+    except (OSError, EOFError, zlib.error) as error:
+        raise DgmvlcError(
+            f"{path}: the compressed file is damaged or cut short ({error})",
+            "Copy or export the file again.",
+        ) from error
+    if found < expected:
+        raise DgmvlcError(
+            f"{path}: cut short, {found} bytes where its header promises {expected}",
+            "Copy or export the file again.",
+        )
+    if broken:
+        raise _not_finite(path, broken)
+
+
+def _scan_bytes(path: Path, offset: int, number: str | None) -> tuple[int, int]:
+    """Bytes of an uncompressed file, and how many of its numbers after `offset` are not finite."""
+    packed = path.name.lower().endswith(".gz")
+    with gzip.open(path) if packed else path.open("rb") as stream:
+        head = stream.read(offset)
+        # The first number of a header is its size, 348, in the file's byte order.
+        order = "<" if head[:4] == (348).to_bytes(4, "little") else ">"
+        size, broken = len(head), 0
+        while block := stream.read(BLOCK_BYTES):
+            size += len(block)
+            if number is not None:
+                whole = block[: len(block) // 8 * 8]
+                broken += int((~np.isfinite(np.frombuffer(whole, order + number))).sum())
+    return size, broken
+
+
+def _not_finite(source: Path, broken: int) -> DgmvlcError:
+    return DgmvlcError(
+        f"{source}: {broken} voxels are not finite numbers",
+        "Replace them by -1000 (air) if they are padding, or export the scan again.",
+    )
+
+
+def _write_array(path: Path, array: np.ndarray, volume: Volume) -> None:
+    if not path.name.endswith(SINGLE_FILE_SUFFIXES):
+        raise DgmvlcError(
+            f"{path}: unknown format to write an image in",
+            f"Use one of {', '.join(SINGLE_FILE_SUFFIXES)}.",
+        )
+    with atomic_path(path) as part:
+        try:
+            sitk.WriteImage(image_of(array, volume), str(part), useCompression=True)
+        except RuntimeError as error:
+            raise DgmvlcError(
+                f"{path}: cannot be written ({str(error).strip().splitlines()[-1]})",
+                "Check that the disk is not full, and run the same command again.",
+            ) from error
+
+
+def _same_grid(image: sitk.Image, volume: Volume) -> bool:
+    """Whether an image of any orientation has the very voxels of a volume."""
+    image = sitk.DICOMOrient(image, "LPS")
+    return image.GetSize()[::-1] == volume.hu.shape and all(
+        np.allclose(got, expected, atol=1e-3)
+        for got, expected in (
+            (image.GetSpacing()[::-1], volume.spacing_mm),
+            (image.GetOrigin(), volume.origin_mm),
+            (image.GetDirection(), volume.direction),
+        )
+    )
+
+
+def _require_overlap(image: sitk.Image, volume: Volume, path: Path) -> None:
+    """Refuse a mask that does not reach the middle of its scan."""
+    middle = volume.to_lps_mm((np.asarray(volume.hu.shape) - 1) / 2)
+    index = image.TransformPhysicalPointToContinuousIndex(tuple(float(mm) for mm in middle))
+    if not all(-0.5 <= at <= size - 0.5 for at, size in zip(index, image.GetSize(), strict=True)):
+        raise DgmvlcError(
+            f"{path}: the mask lies elsewhere than its scan (mask origin {image.GetOrigin()} mm, "
+            f"scan origin {volume.origin_mm} mm)",
+            "Check that mask and scan belong together and that both headers are right.",
+        )
+
+
+def _is_on(volume: Volume, grid: Grid) -> bool:
+    return (
+        volume.hu.shape == grid.shape
+        and np.allclose(volume.spacing_mm, grid.spacing_mm, rtol=1e-5)
+        and np.allclose(volume.direction, np.eye(3).ravel(), atol=1e-6)
+    )
+
+
+def _antialias(array: np.ndarray, from_mm: tuple[float, float, float], to_mm: float) -> np.ndarray:
+    """Smooth each axis that will get coarser, so that its resolution becomes that of the new grid.
+
+    Source of the width: Cardoso et al. 2015, doi:10.1007/978-3-319-24571-3_81.
+    """
+    sigmas = [math.sqrt(max(to_mm**2 - mm**2, 0.0)) / FWHM_PER_SIGMA / mm for mm in from_mm]
+    return ndimage.gaussian_filter(array, sigmas, mode="nearest", truncate=3.0)
+
+
+def _resample(
+    array: np.ndarray, volume: Volume, grid: Grid, interpolator: int, outside: float
+) -> np.ndarray:
+    """Values of an array on the grid of `volume` at the voxels of another grid, as float32."""
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetSize(grid.shape[::-1])
+    resampler.SetOutputSpacing(grid.spacing_mm[::-1])
+    resampler.SetOutputOrigin(grid.origin_mm)
+    resampler.SetInterpolator(interpolator)
+    resampler.SetDefaultPixelValue(outside)
+    return sitk.GetArrayFromImage(resampler.Execute(image_of(array, volume)))

@@ -1,0 +1,76 @@
+"""Measure the real scans and the arms of the pairs, subject by subject, on one grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dgmvlc_cli.analysis.contrasts import arm_name
+from dgmvlc_cli.analysis.measures import measure
+from dgmvlc_cli.generators.grid import place
+from dgmvlc_cli.imaging.volume import read_labels, read_volume
+from dgmvlc_cli.workspace import Workspace
+
+COLUMNS = ("subject", "fold", "seed", "arm", "region", "measure", "value", "unit", "reason")
+OBSERVED = "observed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmVolume:
+    """A generated volume: which arm and seed it is, and where it lies."""
+
+    arm: str
+    seed: int
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureTask:
+    """One subject's real scan and generated arms, for one worker."""
+
+    workspace: Workspace
+    subject: str
+    fold: int | None
+    arms: tuple[ArmVolume, ...]
+    grid: tuple[int, int, int] | None
+    spacing_mm: float
+
+
+def measure_task(task: MeasureTask) -> list[dict[str, Any]]:
+    """Rows of measures.tsv.  The real scan is measured on the grid of the generated ones.
+
+    grid None measures the preprocessed scan as it lies (a workspace without a model).
+    """
+    ws = task.workspace
+    scan, labels = read_volume(ws.ct_path(task.subject)), read_labels(ws.mask_path(task.subject))
+    if task.grid is not None:
+        scan, labels = place(scan, labels, task.grid, task.spacing_mm)
+    volumes = [(OBSERVED, None, scan)]
+    volumes += [(one.arm, one.seed, read_volume(one.path)) for one in task.arms]
+    return [
+        {"subject": task.subject, "fold": task.fold, "seed": seed, "arm": arm, **row}
+        for arm, seed, volume in volumes
+        for row in measure(volume.hu, labels, volume.spacing_mm)
+    ]
+
+
+def arms_of(pairs: pd.DataFrame, root: Path) -> dict[str, list[ArmVolume]]:
+    """Subject -> its generated volumes, from the rows of one or more pairs.tsv."""
+    arms: dict[str, list[ArmVolume]] = {}
+    for row in pairs.itertuples(index=False):
+        for level, path in ((row.reference, row.reference_path), (row.target, row.target_path)):
+            arm = ArmVolume(
+                arm=arm_name(str(row.attribute), _level(level)),
+                seed=int(row.seed),  # type: ignore[call-overload]
+                path=root / str(path),
+            )
+            arms.setdefault(str(row.subject), []).append(arm)
+    return arms
+
+
+def _level(value: Any) -> str | float:
+    """A level as the contrast names it: a number where pairs.tsv holds one."""
+    return value if isinstance(value, int | float) else str(value)

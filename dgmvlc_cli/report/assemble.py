@@ -1,0 +1,187 @@
+"""From the workspace's tables and volumes to the contents of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dgmvlc_cli import workspace
+from dgmvlc_cli.analysis.contrasts import Contrast
+from dgmvlc_cli.analysis.zones import regions
+from dgmvlc_cli.cohort import Cohort
+from dgmvlc_cli.config import Settings
+from dgmvlc_cli.generators.grid import place
+from dgmvlc_cli.imaging.volume import read_labels, read_volume
+from dgmvlc_cli.report.contents import Pair
+from dgmvlc_cli.workspace import Workspace
+
+FIT_REGIONS = ("lungs", "upper", "middle", "lower", "airway", "body")
+
+
+def load_pairs(ws: Workspace, settings: Settings, pairs: pd.DataFrame) -> list[Pair]:
+    """The first draw of every pair, with the real scan, on the generator's grid."""
+    preset = settings.preset
+    loaded = []
+    for row in pairs[pairs["seed"] == 0].itertuples(index=False):
+        subject = str(row.subject)
+        scan, mask = read_volume(ws.ct_path(subject)), read_labels(ws.mask_path(subject))
+        real, labels = place(scan, mask, preset.grid, preset.spacing_mm)
+        loaded.append(
+            Pair(
+                subject=subject,
+                reference_hu=read_volume(ws.root / str(row.reference_path)).hu,
+                target_hu=read_volume(ws.root / str(row.target_path)).hu,
+                real_hu=real.hu,
+                labels=labels,
+                spacing_mm=real.spacing_mm,
+                reference_sentence=str(row.reference_sentence),
+                target_sentence=str(row.target_sentence),
+            )
+        )
+    return loaded
+
+
+def fit_table(
+    pairs: list[Pair], folds: pd.Series, levels: pd.Series, contrast: Contrast
+) -> list[dict[str, Any]]:
+    """Generated against real HU per fold and region, in each subject's own arm.
+
+    The arm that says what the subject's row says is compared with the subject's real scan:
+    means, SD between subjects, and mean SD within the region.
+    """
+    rows = []
+    for pair in pairs:
+        level = levels.get(pair.subject)
+        generated = {contrast.reference: pair.reference_hu, contrast.target: pair.target_hu}
+        if level not in generated or pair.real_hu is None:
+            continue
+        for region, mask in regions(pair.labels, pair.spacing_mm, FIT_REGIONS).items():
+            if mask.any():
+                real, made = pair.real_hu[mask], generated[level][mask]
+                rows.append(
+                    {
+                        "fold": int(folds[pair.subject]), "region": region,
+                        "real": real.mean(), "generated": made.mean(),
+                        "real_within": real.std(), "generated_within": made.std(),
+                    }
+                )  # fmt: skip
+    table = pd.DataFrame(rows)
+    if table.empty:
+        return []
+    return [_fit_row(fold, region, part) for (fold, region), part in table.groupby(["fold", "region"])]
+
+
+def _fit_row(fold: int, region: str, part: pd.DataFrame) -> dict[str, Any]:
+    return {
+        "fold": fold,
+        "region": region,
+        "real_mean_hu": float(part["real"].mean()),
+        "generated_mean_hu": float(part["generated"].mean()),
+        "real_sd_between": float(part["real"].std()),
+        "generated_sd_between": float(part["generated"].std()),
+        "real_sd_within": float(part["real_within"].mean()),
+        "generated_sd_within": float(part["generated_within"].mean()),
+    }
+
+
+def cohort_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Attribute, coverage and levels, from the summary that `describe` wrote."""
+    rows = []
+    for name, facts in record["summary"].items():
+        levels = facts.get("levels") or _range(facts)
+        rows.append({"attribute": name, "coverage": facts.get("coverage"), "levels": levels})
+    return rows
+
+
+def _range(facts: Mapping[str, Any]) -> str:
+    found = [facts.get(key) for key in ("minimum", "median", "maximum")]
+    if None in found:
+        return ""
+    low, middle, high = (f"{value:g}" for value in found)
+    return f"median {middle}, {low} to {high}"
+
+
+def counts(subjects: pd.DataFrame, cohort: Cohort, used: int) -> dict[str, int]:
+    """The flow of subjects through the study."""
+    return {
+        "found": len(subjects),
+        "ok": int((subjects["status"] == "ok").sum()),
+        "failed": int((subjects["status"] == "failed").sum()),
+        "excluded": int((subjects["status"] == "ok").sum()) - len(cohort.rows),
+        "used": used,
+    }
+
+
+def failures(subjects: pd.DataFrame) -> list[dict[str, str]]:
+    failed = subjects[subjects["status"] == "failed"]
+    return [{"subject": str(r.subject), "reason": str(r.reason)} for r in failed.itertuples()]
+
+
+def training_logs(ws: Workspace, model: str, folds: int) -> dict[int, pd.DataFrame]:
+    paths = {fold: ws.fold(model, fold) / "train.tsv" for fold in range(folds)}
+    return {fold: workspace.read_table(path) for fold, path in paths.items() if path.exists()}
+
+
+def methods_facts(
+    ws: Workspace,
+    settings: Settings,
+    cohort: Cohort,
+    subjects: pd.DataFrame,
+    pairs: pd.DataFrame,
+    covariates: list[str],
+) -> dict[str, dict[str, Any]]:
+    """What each stage that ran did, for the methods prose."""
+    plan = (workspace.read_json(ws.fold(settings.train.model, 0) / "train.json") or {})["inputs"]
+    facts = {
+        "preprocess": {
+            "subjects": int((subjects["status"] == "ok").sum()),
+            "spacing_mm": settings.preset.spacing_mm,
+            "shape": list(settings.preset.grid),
+            "mask": "given" if settings.scans.masks else "built-in",
+        },
+        "describe": {
+            "encoder": plan["encoder"],
+            "attributes": cohort.schema.names("condition", "covariate"),
+            "placebos": len(cohort.words),
+        },
+        "train": {
+            "model": settings.train.model,
+            **{key: plan[key] for key in ("fusion", "steps", "batch_size", "wavelet_levels")},
+            "folds": settings.train.folds,
+            "text_dropout": plan["text_dropout"],
+        },
+        "counterfactual": {
+            "mode": "from the mask",
+            "steps": int(pairs["steps"].iloc[0]),
+            "seeds": int(pairs["seed"].nunique()),
+            "guidance_scale": float(pairs["guidance_scale"].iloc[0]),
+            "pairs": len(pairs),
+        },
+        "analyze": {"covariates": covariates},
+    }
+    phantom = _phantom_facts(ws, settings)
+    return {**({"phantom": phantom} if phantom else {}), **facts}
+
+
+def _phantom_facts(ws: Workspace, settings: Settings) -> dict[str, Any] | None:
+    """Settings of the synthetic cohort, where the scans are one."""
+    beside: Path = (ws.root / settings.scans.path).resolve().parent / "phantom.json"
+    record = workspace.read_json(beside)
+    if not record:
+        return None
+    return {key: record["settings"][key] for key in ("subjects", "spacing_mm", "null")}
+
+
+def generated_mean_error_hu(fit: list[dict[str, Any]]) -> float:
+    """Largest absolute error of a fold's generated mean lung HU; NaN without a fit."""
+    errors = [
+        abs(row["generated_mean_hu"] - row["real_mean_hu"])
+        for row in fit
+        if row["region"] == "lungs"
+    ]
+    return float(np.max(errors)) if errors else float("nan")
+

@@ -1,0 +1,168 @@
+"""What a report is made of: plain values and tables, computed elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.imaging.volume import Tissue
+
+EFFECT_COLUMNS = [
+    *("measure", "region", "contrast", "kind", "n", "effect"),
+    *("ci_low", "ci_high", "p", "p_adjusted", "unit", "method"),
+]
+MEASURE_COLUMNS = [
+    *("subject", "fold", "seed", "arm", "region", "measure", "value", "unit", "reason"),
+]
+VERDICT_COLUMNS = ["measure", "region", "verdict", "sentence"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """One subject's two arms, on one grid, from the same mask and noise.
+
+    reference_hu, target_hu, real_hu: (z, y, x) float32, HU.  labels: (z, y, x) uint8, Tissue.
+    spacing_mm: (z, y, x).  Axes grow towards superior, posterior and the patient's left.
+    """
+
+    subject: str
+    reference_hu: np.ndarray
+    target_hu: np.ndarray
+    labels: np.ndarray
+    spacing_mm: tuple[float, float, float]
+    reference_sentence: str
+    target_sentence: str
+    real_hu: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        shapes = {
+            name: np.shape(array)
+            for name in ("reference_hu", "target_hu", "labels", "real_hu")
+            if (array := getattr(self, name)) is not None
+        }
+        if len(set(shapes.values())) > 1 or len(shapes["labels"]) != 3:
+            raise DgmvlcError(
+                f"The images of {self.subject} do not share one three-dimensional grid: {shapes}.",
+                "Generate the pairs of this subject again.",
+            )
+
+    @property
+    def lung(self) -> np.ndarray:
+        """(z, y, x) bool: both lungs, without the airway."""
+        return np.isin(self.labels, (Tissue.RIGHT_LUNG, Tissue.LEFT_LUNG))
+
+    @property
+    def difference_hu(self) -> np.ndarray:
+        """(z, y, x) float32: target minus reference, HU."""
+        return np.asarray(self.target_hu, np.float32) - np.asarray(self.reference_hu, np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportContents:
+    """Everything a report shows.  Only the first seven fields are needed.
+
+    title:      one line.
+    contrast:   "smoking: never smoker -> current smoker", as in the table of effects.
+    attribute:  "smoking".
+    verdict:    paragraphs in plain words, shown first.
+    verdicts:   measure, region, verdict (supported | not supported | undecided), sentence.
+    effects:    the table of effects, placebos included (EFFECT_COLUMNS).
+    measures:   the table of measures (MEASURE_COLUMNS); arm is "observed" or "attribute=level".
+    balance:    covariate, smd_raw, smd_weighted.
+    cohort:     rows of attribute, coverage (0..1) and levels (text, or level -> count).
+    counts:     found, ok, failed, excluded, used: subjects, in the order of the flow.
+    exclusions: any columns, usually subject (or attribute) and reason.
+    failures:   rows of subject and reason.
+    qc:         (subject, path of a PNG).
+    training:   fold -> table with step, loss and optionally lr, seconds, val_* columns.
+    fit:        rows of fold, region, real_mean_hu, generated_mean_hu, real_sd_between,
+                generated_sd_between, real_sd_within, generated_sd_within.
+    pairs:      every pair serves the group figures; the viewer takes the first ones.
+    truth:      measure, region, truth, model_implied, ratio, debiased_covers, ... (phantom only).
+    placebo_words: placebo -> {level of the studied attribute: neutral word}.
+    methods:    stage -> settings, for the stages that ran (see `methods.describe_methods`).
+    provenance: versions, command, seeds, device, hashes, seconds; nested mappings are fine.
+    intended_use: further notes, after the standing ones.
+    """
+
+    title: str
+    contrast: str
+    attribute: str
+    verdict: Sequence[str]
+    verdicts: pd.DataFrame
+    effects: pd.DataFrame
+    measures: pd.DataFrame
+    balance: pd.DataFrame | None = None
+    cohort: Sequence[Mapping[str, Any]] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    exclusions: pd.DataFrame | None = None
+    failures: Sequence[Mapping[str, str]] = ()
+    qc: Sequence[tuple[str, Path]] = ()
+    training: Mapping[int, pd.DataFrame] = field(default_factory=dict)
+    fit: Sequence[Mapping[str, Any]] = ()
+    pairs: Sequence[Pair] = ()
+    truth: pd.DataFrame | None = None
+    placebo_words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    intended_use: Sequence[str] = ()
+    guidance_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_columns(self.effects, EFFECT_COLUMNS, "effects")
+        require_columns(self.measures, MEASURE_COLUMNS, "measures")
+        require_columns(self.verdicts, VERDICT_COLUMNS, "verdicts")
+        if "->" not in self.contrast:
+            raise DgmvlcError(
+                f"Got the contrast {self.contrast!r}, expected 'attribute: from -> to'.",
+                "Name the contrast as the table of effects does.",
+            )
+
+        studied = self.effects[~self.effects["kind"].str.startswith("placebo")]["contrast"]
+        if len(studied) and self.contrast not in set(studied):
+            raise DgmvlcError(
+                f"The table of effects has no contrast {self.contrast!r}; "
+                f"it has {', '.join(sorted(set(studied)))}.",
+                "Analyse this contrast first.",
+            )
+
+    @property
+    def levels(self) -> tuple[str, str]:
+        """Reference and target level, ("never smoker", "current smoker")."""
+        _, _, levels = self.contrast.rpartition(": ")
+        reference, _, target = levels.partition("->")
+        return reference.strip(), target.strip()
+
+    @property
+    def arms(self) -> tuple[str, str]:
+        """Reference and target arm as the table of measures names them."""
+        reference, target = self.levels
+        return f"{self.attribute}={reference}", f"{self.attribute}={target}"
+
+    def effects_of(self, kind: str, measure: str | None = None) -> pd.DataFrame:
+        """Rows of one kind; of the studied contrast alone unless the kind is a placebo."""
+        rows = self.effects[self.effects["kind"] == kind]
+        if not kind.startswith("placebo"):
+            rows = rows[rows["contrast"] == self.contrast]
+        return rows if measure is None else rows[rows["measure"] == measure]
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table, column -> value."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def require_columns(table: pd.DataFrame, columns: Sequence[str], name: str) -> None:
+    """Raise DgmvlcError naming the columns that a table of the report lacks."""
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise DgmvlcError(
+            f"The table of {name} lacks {', '.join(missing)}; it has {', '.join(table.columns)}.",
+            "Run the analysis again with --force.",
+        )

@@ -1,0 +1,317 @@
+"""Methods prose from the stages that ran, with the references it cites.
+
+Every sentence names a fact of `ReportContents.methods`; what a stage did not record is not
+claimed.  Known facts, all optional:
+
+phantom         subjects, spacing_mm, null
+preprocess      subjects, spacing_mm (z, y, x) or one number, shape (z, y, x), mask
+describe        encoder, attributes, placebos (their number)
+train           model (flow | diffusion | gan), fusion, steps, folds, batch_size, parameters,
+                wavelet_levels, low_pass_weight, time_shift, ema_decay, text_dropout
+counterfactual  mode (from the mask | from the scan), steps, seeds, guidance_scale, pairs
+analyze         covariates, estimand, standard_errors, adjustment, confidence
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dgmvlc_cli.report.contents import ReportContents
+from dgmvlc_cli.report.words import attribute_label, number
+
+Facts = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A cited work: how it is named in the text, in the list, and where it is found."""
+
+    short: str
+    full: str
+    url: str
+
+
+REFERENCES = {
+    "xing2024": Reference(
+        "Xing et al. 2024",
+        "Xing X, Ning J, Nan Y, Yang G. Deep generative models unveil patterns in medical images "
+        "through vision-language conditioning. 2024.",
+        "https://arxiv.org/abs/2410.13823",
+    ),
+    "lipman2023": Reference(
+        "Lipman et al. 2023",
+        "Lipman Y, Chen RTQ, Ben-Hamu H, Nickel M, Le M. Flow matching for generative modeling. "
+        "ICLR 2023.",
+        "https://arxiv.org/abs/2210.02747",
+    ),
+    "karras2022": Reference(
+        "Karras et al. 2022",
+        "Karras T, Aittala M, Aila T, Laine S. Elucidating the design space of diffusion-based "
+        "generative models. NeurIPS 2022.",
+        "https://arxiv.org/abs/2206.00364",
+    ),
+    "friedrich2024": Reference(
+        "Friedrich et al. 2024",
+        "Friedrich P, Wolleb J, Bieder F, Durrer A, Cattin PC. WDM: 3D wavelet diffusion models "
+        "for high-resolution medical image synthesis. DGM4MICCAI 2024.",
+        "https://arxiv.org/abs/2402.19043",
+    ),
+    "perez2018": Reference(
+        "Perez et al. 2018",
+        "Perez E, Strub F, de Vries H, Dumoulin V, Courville A. FiLM: visual reasoning with a "
+        "general conditioning layer. AAAI 2018.",
+        "https://arxiv.org/abs/1709.07871",
+    ),
+    "wang2020": Reference(
+        "Wang et al. 2020",
+        "Wang W, Wei F, Dong L, Bao H, Yang N, Zhou M. MiniLM: deep self-attention distillation "
+        "for task-agnostic compression of pre-trained transformers. NeurIPS 2020.",
+        "https://arxiv.org/abs/2002.10957",
+    ),
+    "robins1994": Reference(
+        "Robins et al. 1994",
+        "Robins JM, Rotnitzky A, Zhao LP. Estimation of regression coefficients when some "
+        "regressors are not always observed. J Am Stat Assoc 1994; 89: 846-866.",
+        "https://doi.org/10.1080/01621459.1994.10476818",
+    ),
+    "chernozhukov2018": Reference(
+        "Chernozhukov et al. 2018",
+        "Chernozhukov V, Chetverikov D, Demirer M, Duflo E, Hansen C, Newey W, Robins J. "
+        "Double/debiased machine learning for treatment and structural parameters. "
+        "Econom J 2018; 21: C1-C68.",
+        "https://doi.org/10.1111/ectj.12097",
+    ),
+    "li2018": Reference(
+        "Li et al. 2018",
+        "Li F, Morgan KL, Zaslavsky AM. Balancing covariates via propensity score weighting. "
+        "J Am Stat Assoc 2018; 113: 390-400.",
+        "https://doi.org/10.1080/01621459.2016.1260466",
+    ),
+    "benjamini1995": Reference(
+        "Benjamini and Hochberg 1995",
+        "Benjamini Y, Hochberg Y. Controlling the false discovery rate: a practical and powerful "
+        "approach to multiple testing. J R Stat Soc B 1995; 57: 289-300.",
+        "https://doi.org/10.1111/j.2517-6161.1995.tb02031.x",
+    ),
+    "mackinnon1985": Reference(
+        "MacKinnon and White 1985",
+        "MacKinnon JG, White H. Some heteroskedasticity-consistent covariance matrix estimators "
+        "with improved finite sample properties. J Econom 1985; 29: 305-325.",
+        "https://doi.org/10.1016/0304-4076(85)90158-7",
+    ),
+}
+
+_KEY = "|".join(REFERENCES)
+_CITATION = re.compile(rf"\[((?:{_KEY})(?:, (?:{_KEY}))*)\]")
+
+GENERATORS = {
+    "flow": "a flow-matching model [lipman2023] with EDM-style preconditioning [karras2022]",
+    "diffusion": "a denoising diffusion model [xing2024]",
+    "gan": "a conditional generative adversarial network [xing2024]",
+}
+
+
+def describe_methods(contents: ReportContents) -> list[tuple[str, str]]:
+    """(heading, paragraph) of each stage that ran, in the order of the pipeline.
+
+    Citations stand as [key] or [key, key] of REFERENCES; `cited` and `cite` resolve them.
+    """
+    return [
+        (heading, " ".join(sentences))
+        for stage, (heading, describe) in STAGES.items()
+        if stage in contents.methods
+        and (sentences := list(describe(contents.methods[stage], contents)))
+    ]
+
+
+def cited(paragraphs: Iterable[tuple[str, str]]) -> list[str]:
+    """Keys of the references in the order in which they are first cited."""
+    found = _CITATION.findall(" ".join(text for _, text in paragraphs))
+    return list(dict.fromkeys(key for group in found for key in group.split(", ")))
+
+
+def cite(text: str, form: Callable[[list[str]], str]) -> str:
+    """Replace each citation by what `form` makes of its keys."""
+    return _CITATION.sub(lambda match: form(match[1].split(", ")), text)
+
+
+def methods_markdown(contents: ReportContents) -> str:
+    """The methods section to paste into a paper, with its references."""
+    paragraphs = describe_methods(contents)
+    lines = ["# Methods", ""]
+    for heading, text in paragraphs:
+        lines += [f"## {heading}", "", cite(text, _by_name), ""]
+    lines += ["## References", ""]
+    lines += [f"- {REFERENCES[key].full} <{REFERENCES[key].url}>" for key in cited(paragraphs)]
+    return "\n".join(lines) + "\n"
+
+
+def _by_name(keys: list[str]) -> str:
+    return f"({'; '.join(REFERENCES[key].short for key in keys)})"
+
+
+# --- one function a stage ------------------------------------------------------------------
+
+
+def _phantom(facts: Facts, contents: ReportContents) -> Iterable[str]:
+    yield (
+        f"The cohort is synthetic{_of(facts, 'subjects', ': {} subjects')}, rendered by the "
+        "toolkit's phantom from a random thorax and a clinical table with confounding and missing "
+        "values."
+    )
+    if facts.get("null"):
+        yield "No effect was planted: whatever is claimed here would be false."
+    else:
+        yield "The exact change of every measure is known from rendering each subject twice."
+
+
+def _preprocess(facts: Facts, contents: ReportContents) -> Iterable[str]:
+    yield (
+        f"CT scans{_of(facts, 'subjects', ' of {} subjects')} were oriented to left, posterior, "
+        f"superior{_of(facts, 'spacing_mm', ', resampled to {} mm')} and cropped to the lungs"
+        f"{_of(facts, 'shape', ' ({} voxels)')}; Hounsfield units were kept."
+    )
+    if "mask" in facts:
+        yield f"The mask of right lung, left lung, airway and body was {_mask(facts['mask'])}."
+
+
+def _mask(kind: str) -> str:
+    built_in = "found by the toolkit's built-in thresholding and region growing"
+    return {"built-in": built_in, "builtin": built_in, "given": "given with the scans"}.get(
+        kind, f"taken from {kind}"
+    )
+
+
+def _describe(facts: Facts, contents: ReportContents) -> Iterable[str]:
+    yield (
+        "Each row of the clinical table was written as a sentence"
+        f"{_of(facts, 'attributes', ' of {}')} [xing2024]; missing and implausible entries were "
+        "left out, so that nothing was imputed."
+    )
+    if "encoder" in facts:
+        source = " [wang2020]" if "minilm" in str(facts["encoder"]).lower() else ""
+        yield (
+            f"The sentences were embedded by the frozen text encoder {facts['encoder']}{source}; "
+            "embeddings were centred and whitened on the training cohort."
+        )
+    if facts.get("placebos"):
+        yield (
+            f"{_count(facts['placebos'])} placebo attributes without meaning rode along in every "
+            f"sentence: shuffled copies of {attribute_label(contents.attribute)}, their levels "
+            "renamed by neutral words."
+        )
+
+
+def _train(facts: Facts, contents: ReportContents) -> Iterable[str]:
+    model = str(facts.get("model", "flow"))
+    yield (
+        f"The generator is {GENERATORS.get(model, model)}{_of(facts, 'parameters', ', {} weights')}"
+        ", conditioned on the mask, which is stacked with the noisy image, and on the sentence"
+        f"{_fusion(facts)}."
+    )
+    yield "HU were standardised within each class of the mask, which can be undone exactly."
+    if facts.get("wavelet_levels"):
+        yield (
+            f"It works on Haar wavelet coefficients ({_count(facts['wavelet_levels']).lower()} "
+            f"level) [friedrich2024]{_of(facts, 'low_pass_weight', ', low-pass weight {}')}."
+        )
+    if "time_shift" in facts:
+        yield f"Training times were shifted towards noise ({facts['time_shift']})."
+    if "folds" in facts:
+        yield (
+            f"{_count(facts['folds'])} models were trained, each on the other folds' subjects"
+            f"{_of(facts, 'steps', ', {} steps each')}{_of(facts, 'batch_size', ', batch size {}')}"
+            f"{_of(facts, 'ema_decay', ', with averaged weights (decay {})')}"
+            f"{_of(facts, 'text_dropout', ', the sentence dropped in {} of the cases')}."
+        )
+
+
+def _fusion(facts: Facts) -> str:
+    ways = {
+        "affine": " by per-channel scale and shift [perez2018]",
+        "cross-attention": " by cross-attention",
+        "both": " by per-channel scale and shift [perez2018] and by cross-attention",
+        "none": " not at all",
+    }
+    return ways.get(str(facts.get("fusion")), "")
+
+
+def _counterfactual(facts: Facts, contents: ReportContents) -> Iterable[str]:
+    reference, target = contents.levels
+    yield (
+        f"For every held-out subject two images were made{_of(facts, 'mode', ' {}')}, under the "
+        f"sentence with {attribute_label(contents.attribute)} set to {reference} and to {target}, "
+        "entries that depend on it changed by rule, with the same mask and the same noise."
+    )
+    yield (
+        f"Sampling took {facts.get('steps', 'the set number of')} steps"
+        f"{_of(facts, 'seeds', ', noise seeds per subject: {}')}, guidance scale "
+        f"{number(contents.guidance_scale)}{_of(facts, 'pairs', ', {} pairs in all')}."
+    )
+
+
+def _analyze(facts: Facts, contents: ReportContents) -> Iterable[str]:
+    covariates = facts.get("covariates", ())
+    yield (
+        "Every measure was taken in both arms and in the real scans, region by region. The "
+        "model-implied effect is the mean paired difference over subjects, with a t interval."
+    )
+    errors = " [mackinnon1985]" if "HC3" in str(facts.get("standard_errors", "")) else ""
+    yield (
+        "The observed association is a linear regression on the real scans"
+        f"{' adjusted for ' + _listed(covariates) if covariates else ''}"
+        f"{_of(facts, 'standard_errors', ', {} standard errors')}{errors}."
+    )
+    weights = ", with overlap weights [li2018]" if facts.get("estimand") == "overlap" else ""
+    yield (
+        "The debiased effect is cross-fitted augmented inverse-probability weighting "
+        f"[robins1994, chernozhukov2018]{weights}; the generator's out-of-fold prediction helps "
+        "the outcome regression and never replaces it."
+    )
+    yield "The same models and estimators were applied to every placebo attribute."
+    if "adjustment" in facts:
+        source = " [benjamini1995]" if "Benjamini" in str(facts["adjustment"]) else ""
+        yield f"p-values were adjusted over the declared family ({facts['adjustment']}{source})."
+
+
+STAGES: dict[str, tuple[str, Callable[[Facts, ReportContents], Iterable[str]]]] = {
+    "phantom": ("Phantom", _phantom),
+    "preprocess": ("Scans", _preprocess),
+    "describe": ("Sentences", _describe),
+    "train": ("Generator", _train),
+    "counterfactual": ("Counterfactual pairs", _counterfactual),
+    "analyze": ("Effects", _analyze),
+}
+
+
+# --- words ---------------------------------------------------------------------------------
+
+
+def _of(facts: Facts, key: str, template: str) -> str:
+    """The template with the fact in it, or nothing where the fact is not known."""
+    value = facts.get(key)
+    return "" if value in (None, [], ()) else template.format(_written(value))
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) for v in value):
+        same = len(set(value)) == 1 and isinstance(value[0], float)
+        return _written(value[0]) if same else " × ".join(_written(v) for v in value)
+    return _listed(value) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _listed(values: Iterable[Any]) -> str:
+    *first, last = [attribute_label(str(value)) for value in values]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _count(value: Any) -> str:
+    words = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
+    return words[int(value)] if 0 <= int(value) < len(words) else str(value)

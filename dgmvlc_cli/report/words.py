@@ -1,0 +1,134 @@
+"""Numbers and names as a reader sees them: sensible rounding, true minus signs, full words."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+MISSING = "–"
+MINUS = "−"
+
+PRIMARY_MEASURE = "mean_hu"
+"""The measure of the summary, the forest plot and the verdict."""
+
+KINDS = {
+    "model_implied": "Model-implied",
+    "observed": "Observed",
+    "debiased": "Debiased",
+    "placebo": "Placebo, model-implied",
+    "placebo_debiased": "Placebo, debiased",
+}
+
+REGIONS = {
+    "lungs": "Both lungs",
+    "right_lung": "Right lung",
+    "left_lung": "Left lung",
+    "upper": "Upper third",
+    "middle": "Middle third",
+    "lower": "Lower third",
+    "anterior": "Anterior half",
+    "posterior": "Posterior half",
+    "core": "Core",
+    "rind": "Rind (outer 15 mm)",
+    "airway": "Airway",
+    "body": "Soft tissue",
+    "outside": "Outside the body",
+}
+CONTROL_REGIONS = ("airway", "body", "outside")
+"""Where no lung effect can be: what moves here is the generator's doing."""
+HEADLINE_REGIONS = ("lungs", "upper", "middle", "lower")
+
+MEASURES = {
+    "mean_hu": "Mean HU",
+    "median_hu": "Median HU",
+    "sd_hu": "SD of HU",
+    "skewness": "Skewness",
+    "kurtosis": "Kurtosis",
+    "perc15_hu": "Perc15",
+    "laa950_percent": "LAA−950",
+    "laa910_percent": "LAA−910",
+    "laa856_percent": "LAA−856",
+    "haa_percent": "HAA (−600 to −250)",
+    "volume_ml": "Volume",
+    "mass_g": "Mass",
+}
+
+_DECIMALS = {"HU": 1, "%": 2, "ml": 0, "mL": 0, "g": 1, "mm": 1}
+
+
+def is_missing(value: Any) -> bool:
+    """True for None, NaN and infinity."""
+    return value is None or (isinstance(value, float) and not math.isfinite(value))
+
+
+def number(value: Any, unit: str = "", *, sign: bool = False) -> str:
+    """A value rounded as its unit deserves (HU to 0.1), without the unit.
+
+    sign: write + before what is positive, as effects should have.
+    """
+    if is_missing(value):
+        return MISSING
+    text = f"{float(value):.{_DECIMALS.get(unit, 2)}f}"
+    if float(text) == 0:
+        return text.lstrip("-")
+    return text.replace("-", MINUS) if text.startswith("-") else ("+" if sign else "") + text
+
+
+def interval(low: Any, high: Any, unit: str = "") -> str:
+    """Two limits, "−12.3 to −4.1"."""
+    if is_missing(low) or is_missing(high):
+        return MISSING
+    return f"{number(low, unit)} to {number(high, unit)}"
+
+
+def p_value(value: Any) -> str:
+    """A p-value to two significant digits, never 0."""
+    if is_missing(value):
+        return MISSING
+    if value < 0.001:
+        return "< 0.001"
+    return f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+def count(value: Any) -> str:
+    """A number of subjects, or a dash."""
+    return MISSING if is_missing(value) else f"{int(value)}"
+
+
+def percent(share: Any) -> str:
+    """A share in [0, 1] as whole percent."""
+    return MISSING if is_missing(share) else f"{100 * float(share):.0f} %"
+
+
+def region_label(name: str) -> str:
+    """ "upper" -> "Upper third"; a name unknown here is written out."""
+    return REGIONS.get(name, name.replace("_", " ").capitalize())
+
+
+def measure_label(name: str) -> str:
+    """ "laa950_percent" -> "LAA−950"; a name unknown here is written out."""
+    return MEASURES.get(name, name.replace("_", " ").capitalize())
+
+
+def region_order(name: str) -> int:
+    """Place of a region in every table and figure; unknown ones come last."""
+    return list(REGIONS).index(name) if name in REGIONS else len(REGIONS)
+
+
+def measure_order(name: str) -> int:
+    """Place of a measure in every table; unknown ones come last."""
+    return list(MEASURES).index(name) if name in MEASURES else len(MEASURES)
+
+
+def attribute_label(name: str) -> str:
+    """ "pack_years" -> "pack years", "bmi" -> "BMI"."""
+    return {"bmi": "BMI"}.get(name, name.replace("_", " "))
+
+
+def duration(seconds: Any) -> str:
+    """Seconds as "48 s", "12 min" or "3.4 h"."""
+    if is_missing(seconds):
+        return MISSING
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,135 @@
+"""Cleaned row to sentence: natural clauses in a fixed order, missing values left out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from dgmvlc_cli.text.schema import Attribute, Schema
+from dgmvlc_cli.text.table import Cleaned
+
+GENERIC_TEMPLATE = "{label}: {value} {unit}."
+NOUNS = {"female": "woman", "male": "man"}
+# Said together in the opening clause, unless they have a template of their own.
+OPENING = ("age", "sex")
+
+
+def sentence(row: Mapping[str, Any], schema: Schema) -> str:
+    """The sentence of one subject: an opening clause, then a clause per attribute present.
+
+    row: attribute name -> cleaned value; None, NaN or no entry at all means absent and is left
+    out.  Clauses come in the schema's order, placebos last.  Equal rows give equal sentences.
+    """
+    said = {
+        name: attribute
+        for name, attribute in schema.attributes.items()
+        if attribute.in_sentence and not is_absent(row.get(name))
+    }
+    opening = {n: row[n] for n in OPENING if n in said and said[n].template is None}
+    placebos_last = sorted(said.items(), key=lambda item: item[1].role == "placebo")
+    clauses = [clause(row[name], a) for name, a in placebos_last if name not in opening]
+    return " ".join([_opening(opening), *clauses])
+
+
+def is_absent(value: Any) -> bool:
+    """Whether a cell of a cleaned row holds nothing: None, NaN or an empty text."""
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def clause(value: float | str, attribute: Attribute) -> str:
+    """One clause, by the attribute's template or as `Label: value unit.`"""
+    text = value_text(value, attribute)
+    unit = attribute.unit[:-1] if text == "1" and attribute.unit.endswith("s") else attribute.unit
+    filled = (attribute.template or GENERIC_TEMPLATE).format(
+        label=attribute.label or attribute.column, value=text, unit=unit
+    )
+    tidy = " ".join(filled.split()).replace(" .", ".")
+    return tidy[:1].upper() + tidy[1:]
+
+
+def value_text(value: float | str, attribute: Attribute) -> str:
+    """A value as it is written in a sentence: numbers rounded, levels as they are."""
+    if attribute.kind != "number":
+        return str(value)
+    return number_text(float(value), attribute.decimals)
+
+
+def number_text(number: float, decimals: int | None = None) -> str:
+    """Rounded to `decimals`, or to three significant digits; never rounded to a false zero."""
+    if decimals is not None and (number == 0 or round(number, decimals) != 0):
+        return f"{number:.{decimals}f}"
+    if number.is_integer() or abs(number) >= 100:
+        return f"{number:.0f}"
+    return f"{number:.{max(0, 2 - math.floor(math.log10(abs(number))))}f}".rstrip("0").rstrip(".")
+
+
+def _opening(row: Mapping[str, Any]) -> str:
+    sex = str(row["sex"]) if "sex" in row else ""
+    noun = NOUNS.get(sex, f"{sex} patient".strip())
+    if "age" not in row:
+        return f"Chest CT of a {noun}."
+    years = f"{float(row['age']):.0f}"
+    article = "an" if years.startswith("8") or years in {"11", "18"} else "a"
+    return f"Chest CT of {article} {years}-year-old {noun}."
+
+
+def prompts_table(rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:
+    """prompts.tsv: subject, sentence, and one column per attribute of the schema.
+
+    rows: cleaned rows by subject, with the placebo columns if the schema has placebos.
+    """
+    names = [name for name in schema.names() if name in rows.columns]
+    records = zip(*(rows[name] for name in names), strict=True)
+    sentences = [sentence(dict(zip(names, r, strict=True)), schema) for r in records]
+    table = rows[names].rename_axis("subject").reset_index()
+    table.insert(1, "sentence", sentences)
+    return table
+
+
+def rows_of_prompts(table: pd.DataFrame, schema: Schema) -> pd.DataFrame:
+    """The cleaned rows in a prompts.tsv that was read with dtype=str; undoes `prompts_table`."""
+    indexed = table.set_index("subject")
+    columns = {}
+    for name in schema.names():
+        if name in indexed.columns:
+            texts = indexed[name].astype(object)
+            is_number = schema.attributes[name].kind == "number"
+            columns[name] = (
+                pd.to_numeric(texts).astype(float)
+                if is_number
+                else texts.where(texts.notna() & (texts != ""), None)
+            )
+    return pd.DataFrame(columns, index=indexed.index)
+
+
+def summarise(cleaned: Cleaned, schema: Schema) -> dict[str, dict[str, Any]]:
+    """Per attribute: coverage, levels or range, and how much was left out and why.  JSON-ready."""
+    names = [name for name in schema.attributes if name in cleaned.rows.columns]
+    return {name: _summary(cleaned, name, schema.attributes[name]) for name in names}
+
+
+def _summary(cleaned: Cleaned, name: str, attribute: Attribute) -> dict[str, Any]:
+    values = cleaned.rows[name].dropna()
+    status = cleaned.status[name].value_counts()
+    reasons = cleaned.exclusions["reason"][cleaned.exclusions["attribute"] == name].value_counts()
+    summary: dict[str, Any] = {
+        "label": attribute.label or attribute.column,
+        "kind": attribute.kind,
+        "role": attribute.role,
+        "n": len(cleaned.rows),
+        **{
+            key.replace(" ", "_"): int(status.get(key, 0))
+            for key in ("present", "unknown", "not applicable", "excluded")
+        },
+        "left_out": {str(reason): int(n) for reason, n in reasons.items()},
+    }
+    if attribute.kind == "number" and len(values):
+        low, median, high = (float(values.quantile(q)) for q in (0, 0.5, 1))
+        summary |= {"unit": attribute.unit, "min": low, "median": median, "max": high}
+    elif attribute.levels:
+        counts = values.value_counts()
+        summary["levels"] = {level: int(counts.get(level, 0)) for level in attribute.levels}
+    return summary

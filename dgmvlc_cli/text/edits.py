@@ -1,0 +1,146 @@
+"""Edit an attribute of a row, and let what depends on it follow.
+
+A contrast holds everything else in the row fixed.  What newly appears with a level (the
+pack-years of a never smoker who is edited to smoke) is set to the cohort's median for that
+level, hence the same for every subject edited so: the contrast then means "this level with
+its typical history", and does not vary with what cannot be known of the subject.  A number
+that the subject already has is kept, and one that is unknown stays unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from dgmvlc_cli.errors import UsageError
+from dgmvlc_cli.text.describe import is_absent, number_text
+from dgmvlc_cli.text.schema import Attribute, Schema, fold, unknown_name
+from dgmvlc_cli.text.table import parse_number
+
+
+class ContradictionError(UsageError):
+    """An edit that the rest of the row forbids, such as pack-years of a never smoker."""
+
+
+def edit_row(
+    row: Mapping[str, Any], edits: Mapping[str, str | float], schema: Schema, rows: pd.DataFrame
+) -> dict[str, Any]:
+    """The row with the edits made and their bundles carried along.
+
+    row: attribute -> cleaned value.  edits: attribute -> level or number; an edit named here
+    wins over a bundle.  rows: the cohort whose medians newly appearing values take.
+    Raises UsageError for an unknown or unsaid attribute, an unknown level or an implausible
+    number, ContradictionError if the edit contradicts the rest of the row.
+    """
+    legal = {name: edit_value(schema, name, value) for name, value in edits.items()}
+    edited = {**row, **legal}
+    for leader in legal:
+        for name in schema.followers(leader).keys() - legal.keys():
+            edited[name] = _carried(row, edited, name, schema, rows)
+    _refuse_contradictions(edited, legal, schema)
+    return edited
+
+
+def edit_value(schema: Schema, attribute: str, value: str | float) -> str | float:
+    """The level or number that an edit sets, checked.  Raises UsageError."""
+    declared = schema.attribute(attribute)
+    if not declared.in_sentence:
+        raise UsageError(
+            f"{attribute} has role {declared.role} and is not said in the sentence, "
+            "so editing it changes nothing",
+            f"Edit one of: {', '.join(schema.names('condition', 'covariate', 'placebo'))}.",
+        )
+    if declared.kind == "number":
+        return _number(attribute, declared, value)
+    return level_name(schema, attribute, str(value))
+
+
+def level_name(schema: Schema, attribute: str, text: str) -> str:
+    """The level that a text means: itself in any case, a synonym, or the only one it begins.
+
+    Raises UsageError, with the nearest and all legal levels.
+    """
+    declared = schema.attribute(attribute)
+    if (level := declared.level(text)) is not None:
+        return level
+    begun = [level for level in declared.levels if fold(level).startswith(fold(text))]
+    if len(begun) != 1:
+        raise unknown_name(f"level of {attribute}:", text, declared.levels)
+    return begun[0]
+
+
+def bundle_values(schema: Schema, leader: str, level: str, rows: pd.DataFrame) -> dict[str, Any]:
+    """What newly appears with a level, and its value: the cohort's median or commonest level.
+
+    An attribute that no subject of that level has is None.  The level `never smoker`, for
+    which everything that follows smoking is absent, gives {}.
+    """
+    peers = rows[rows[leader] == level]
+    return {
+        name: _typical(peers[name].dropna(), follower)
+        for name, follower in schema.followers(leader).items()
+        if follower.follows is not None and level not in follower.follows.absent_for
+    }
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Attribute -> (old, new) of everything that differs between two rows; absent is None."""
+    pairs = {name: (_or_none(before.get(name)), _or_none(new)) for name, new in after.items()}
+    return {name: (old, new) for name, (old, new) in pairs.items() if old != new}
+
+
+def _carried(
+    row: Mapping[str, Any],
+    edited: Mapping[str, Any],
+    name: str,
+    schema: Schema,
+    rows: pd.DataFrame,
+) -> Any:
+    """The follower's value after its leader was edited: vanished, appeared or kept."""
+    follows = schema.attributes[name].follows
+    assert follows is not None
+    level = edited[follows.attribute]
+    if level in follows.absent_for:
+        return None
+    if row.get(follows.attribute) in follows.absent_for:
+        return bundle_values(schema, follows.attribute, level, rows)[name]
+    return row.get(name)
+
+
+def _refuse_contradictions(
+    edited: Mapping[str, Any], edits: Mapping[str, str | float], schema: Schema
+) -> None:
+    for name in edits:
+        follows = schema.attributes[name].follows
+        level = edited.get(follows.attribute) if follows else None
+        if follows and level in follows.absent_for:
+            raise ContradictionError(
+                f"{name} cannot be set to {edits[name]}: {follows.attribute} is {level}",
+                f"Edit {follows.attribute} too, or leave this subject out.",
+            )
+
+
+def _number(name: str, attribute: Attribute, value: str | float) -> float:
+    number = parse_number(str(value), attribute.unit)
+    if number is None:
+        raise UsageError(
+            f'{name} is a number, got "{value}"', f"Give it in {attribute.unit or '1'}."
+        )
+    if attribute.plausible and not attribute.plausible[0] <= number <= attribute.plausible[1]:
+        low, high = (number_text(bound) for bound in attribute.plausible)
+        raise UsageError(f"{name} = {value} is not plausible", f"Give {low} to {high}.")
+    return number
+
+
+def _typical(values: pd.Series, attribute: Attribute) -> float | str | None:
+    if values.empty:
+        return None
+    if attribute.kind == "number":
+        return float(values.median())
+    return str(values.value_counts().sort_index().idxmax())
+
+
+def _or_none(value: Any) -> Any:
+    return None if is_absent(value) else value

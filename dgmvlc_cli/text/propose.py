@@ -1,0 +1,386 @@
+"""Look at a clinical table and propose what each column means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import pandas as pd
+
+from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.text.schema import Attribute, Follows, Kind, Role, Schema, fold
+from dgmvlc_cli.text.table import find_date_format, is_missing_code, parse_number
+
+MAX_LEVELS = 12
+MAX_MISSING = 0.6
+# Share of a column's values that must fit before it counts as one we know.
+FITS = 0.8
+
+SMOKING = {
+    "never smoker": ("never", "never smoked", "never smoker", "nonsmoker", "non smoker",
+                     "lifelong nonsmoker", "lifelong non smoker"),
+    "former smoker": ("former", "former smoker", "ex", "ex smoker", "exsmoker", "past",
+                      "past smoker", "previous", "previous smoker", "quit", "formerly smoked"),
+    "current smoker": ("current", "current smoker", "currently smokes", "active",
+                       "active smoker", "smoker"),
+}  # fmt: skip
+SEX = {"female": ("f", "female", "woman"), "male": ("m", "male", "man")}
+FLAG = {"no": ("no", "n", "false", "0", "unchecked"), "yes": ("yes", "y", "true", "1", "checked")}
+
+OUTCOME_WORDS = re.compile(
+    r"\b(survival|surviving|death|dead|deceased|died|alive|mortality|vital status|recurrence|"
+    r"relapse|progression|follow up|outcome|time to)\b"
+)
+TREATMENT_WORDS = re.compile(
+    r"\b(treatment|chemotherapy|radiation|radiotherapy|adjuvant|therapy|surgery|surgical)\b"
+)
+SITE_WORDS = re.compile(
+    r"\b(site|centre|center|hospital|affiliation|scanner|manufacturer|kernel)\b"
+)
+ID_NAMES = (
+    "subject", "subject id", "participant id", "participant", "patient id", "patient",
+    "case id", "case", "scan id", "study id", "id", "pid",
+)  # fmt: skip
+UNITS = frozenset(
+    {"lbs", "lb", "kg", "g", "cm", "mm", "m", "l", "ml", "%", "years", "months", "weeks", "days",
+     "kg/m2", "mmhg", "mg/dl", "g/dl", "pack-years"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table and what is quickly seen of it.
+
+    header: as in the table.  texts: all cells.
+    """
+
+    header: str
+    texts: pd.Series
+
+    @cached_property
+    def words(self) -> str:
+        """The header in lower-case words: `SmokingStatus (now)` -> `smoking status now`."""
+        split = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", self.header)
+        return " ".join(re.findall(r"[a-z0-9%]+", split.lower()))
+
+    @cached_property
+    def present(self) -> pd.Series:
+        """Cells that are no missing code."""
+        return self.texts[~self.texts.map(is_missing_code)]
+
+    @cached_property
+    def absent_texts(self) -> dict[str, int]:
+        """How often each missing code occurs, most often first."""
+        counts = self.texts[self.texts.map(is_missing_code)].value_counts()
+        return {str(text): int(n) for text, n in counts.items()}
+
+    @cached_property
+    def distinct(self) -> dict[str, int]:
+        """How often each present text occurs, most often first; ties in alphabetical order."""
+        counts = self.present.value_counts().sort_index()
+        falling = counts.sort_values(ascending=False, kind="stable")
+        return {str(text): int(n) for text, n in falling.items()}
+
+    @cached_property
+    def numbers(self) -> pd.Series:
+        """The present cells as numbers, NaN where they are none."""
+        parsed = {text: parse_number(text) for text in self.distinct}
+        return pd.to_numeric(self.present.map(parsed)).astype(float)
+
+    @property
+    def missing_share(self) -> float:
+        return 1 - len(self.present) / len(self.texts)
+
+    @property
+    def is_numeric(self) -> bool:
+        return len(self.present) > 0 and bool(self.numbers.notna().mean() >= FITS)
+
+    def share_between(self, low: float, high: float) -> float:
+        """Share of present cells that are numbers within the bounds."""
+        return float(self.numbers.between(low, high).mean()) if len(self.present) else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """An attribute we recognise by its header and its values.
+
+    header: pattern on the header's words.  vocabulary: level -> texts that mean it; empty for
+    numbers and for levels taken from the table.  The rest is as in Attribute.
+    """
+
+    header: str
+    label: str
+    kind: Kind = "number"
+    role: Role = "condition"
+    unit: str = ""
+    decimals: int | None = None
+    plausible: tuple[float, float] | None = None
+    template: str | None = None
+    vocabulary: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    absent_for: tuple[str, ...] = ()
+
+    def fits(self, column: Column) -> bool:
+        if not re.search(self.header, column.words):
+            return False
+        if self.plausible:
+            return column.share_between(*self.plausible) >= FITS
+        if self.vocabulary:
+            return vocabulary_share(column, self.vocabulary) >= FITS
+        return not column.is_numeric and 1 < len(column.distinct) <= MAX_LEVELS
+
+
+# Tried in this order, which is also that of the sentence but for pack-years and quit year: their
+# headers mention smoking too.  absent_for names levels of the smoking status.
+KNOWN: dict[str, Known] = {
+    "age": Known(
+        header=r"^(?!.*\b(smok\w*|quit\w*|start\w*|onset|death)\b).*\bage\b",
+        label="age",
+        role="covariate",
+        unit="years",
+        decimals=0,
+        plausible=(0.0, 120.0),
+    ),
+    "sex": Known(
+        header=r"\b(sex|gender)\b", label="sex", kind="category", role="covariate", vocabulary=SEX
+    ),
+    "bmi": Known(
+        header=r"\b(bmi|body mass index)\b",
+        label="body mass index",
+        role="covariate",
+        unit="kg/m2",
+        decimals=1,
+        plausible=(10.0, 80.0),
+    ),
+    "pack_years": Known(
+        header=r"\b(pack ?years?|pk ?yrs?|pack ?yrs?)\b",
+        label="smoking history",
+        unit="pack-years",
+        decimals=0,
+        plausible=(0.0, 300.0),
+        absent_for=("never smoker",),
+    ),
+    "quit_year": Known(
+        header=r"\b(quit|stop|stopped|cessation)\b.*\byear\b|\byear\b.*\b(quit|stopped|cessation)\b",
+        label="quit smoking",
+        decimals=0,
+        plausible=(1900.0, 2100.0),
+        template="Quit smoking in {value}.",
+        absent_for=("never smoker", "current smoker"),
+    ),
+    "smoking": Known(
+        header=r"\b(smok\w*|tobacco)\b",
+        label="smoking status",
+        kind="category",
+        vocabulary=SMOKING,
+    ),
+    "diagnosis": Known(header=r"\bdiagnosis\b", label="diagnosis", kind="category"),
+    "histology": Known(header=r"\bhistolog(y|ic type)\b", label="histology", kind="category"),
+}
+SENTENCE_ORDER = (
+    "age", "sex", "bmi", "smoking", "pack_years", "quit_year", "diagnosis", "histology",
+)  # fmt: skip
+
+
+def propose_schema(table: pd.DataFrame) -> tuple[Schema, dict[str, str]]:
+    """A schema for the table and, per column, a comment on what was seen and why.
+
+    Raises DgmvlcError if no column can be the id.
+    """
+    columns = [Column(header, table[header]) for header in table.columns]
+    id_column = find_id(columns)
+    notes = {id_column.header: f"{len(table)} rows, {len(id_column.distinct)} different ids."}
+    attributes: dict[str, Attribute] = {}
+    for column in columns:
+        if column is not id_column:
+            name, attribute, note = _propose(column, taken=attributes)
+            attributes[name] = attribute
+            notes[column.header] = note
+    ordered = _link_followers(_known_first(attributes))
+    return Schema(id_column=id_column.header, attributes=ordered), notes
+
+
+def find_id(columns: list[Column]) -> Column:
+    """The column that names the subjects: by its header, else the first of unlike texts."""
+    by_words = {column.words: column for column in columns}
+    named = [by_words[name] for name in ID_NAMES if name in by_words]
+    unique = [c for c in columns if len(set(c.texts)) == len(c.texts) and not c.is_numeric]
+    candidates = [c for c in named if len(set(c.texts)) == len(c.texts)] or named or unique
+    if not candidates:
+        raise DgmvlcError(
+            f"no column looks like a subject id: {', '.join(c.header for c in columns)}",
+            'Name the id column "subject", or write `id_column` into dgmvlc.toml.',
+        )
+    return candidates[0]
+
+
+def _propose(column: Column, taken: Mapping[str, Attribute]) -> tuple[str, Attribute, str]:
+    seen = _seen(column)
+    for name, known in KNOWN.items():
+        if name not in taken and not OUTCOME_WORDS.search(column.words) and known.fits(column):
+            return name, _known_attribute(column, known), f"{seen} Recognised as {name}."
+    role, reason = _role(column)
+    name = _free_name(column.words, taken)
+    return name, _generic_attribute(column, role), " ".join(f"{seen} {reason}".split())
+
+
+def _known_attribute(column: Column, known: Known) -> Attribute:
+    levels, synonyms = _known_levels(column, known)
+    return Attribute(
+        column=column.header,
+        kind=known.kind,
+        role=known.role,
+        label=known.label,
+        levels=levels,
+        synonyms=synonyms,
+        unit=known.unit,
+        decimals=known.decimals,
+        plausible=known.plausible,
+        template=known.template,
+        missing=sentinels(column, known.plausible) if known.kind == "number" else (),
+        not_applicable=tuple(t for t in column.absent_texts if fold(t) in {"n/a", "na"}),
+    )
+
+
+def _generic_attribute(column: Column, role: Role) -> Attribute:
+    label, unit = _label_and_unit(column.header)
+    fields: dict[str, object] = {"column": column.header, "role": role, "label": label}
+    if find_date_format(list(column.distinct)) and not re.search(r"\byears?\b", column.words):
+        fields |= {"kind": "date"}
+    elif column.distinct and vocabulary_share(column, FLAG) == 1:
+        fields |= {"kind": "flag", "levels": tuple(FLAG), "synonyms": _synonyms(column, FLAG)}
+    elif column.is_numeric:
+        fields |= {"kind": "number", "unit": unit, "missing": sentinels(column, None)}
+    elif len(column.distinct) <= MAX_LEVELS:
+        fields |= {"kind": "category", "levels": _levels(column)}
+    else:
+        fields |= {"kind": "id" if column.present.is_unique else "category"}
+    return Attribute.model_validate(fields)
+
+
+def _role(column: Column) -> tuple[Role, str]:
+    """The role of a column nobody recognised, and the reason."""
+    if OUTCOME_WORDS.search(column.words):
+        return "outcome", "Outcome: kept out of the sentence, as it happens after the scan."
+    if not column.distinct:
+        return "ignore", "Ignored: no values."
+    if len({fold(text) for text in column.distinct}) == 1:
+        return "ignore", "Ignored: one value only."
+    if column.missing_share > MAX_MISSING:
+        return "ignore", f"Ignored: {column.missing_share:.0%} missing."
+    if TREATMENT_WORDS.search(column.words):
+        return "ignore", 'Ignored: treatment is mostly after the scan; else set role = "condition".'
+    if find_date_format(list(column.distinct)):
+        return "ignore", "Ignored: a calendar date says little by itself."
+    if not column.is_numeric and len(column.distinct) > MAX_LEVELS:
+        return "ignore", f"Ignored: {len(column.distinct)} different texts."
+    if SITE_WORDS.search(column.words):
+        return "covariate", "Covariate: sites and scanners differ in HU."
+    if re.search(r"\b(sex|gender)\b", column.words):
+        return "ignore", 'Ignored: codes; say with levels and synonyms which is "female", "male".'
+    return "condition", ""
+
+
+def _seen(column: Column) -> str:
+    """What is in the column, in a sentence."""
+    if column.is_numeric and len(column.distinct) > 2:
+        n = column.numbers
+        seen = f"{n.notna().sum()} numbers, {n.min():g} to {n.max():g}, median {n.median():g}"
+    elif len(column.distinct) <= MAX_LEVELS:
+        seen = ", ".join(f"{text} {n}" for text, n in column.distinct.items())
+    else:
+        seen = f"{len(column.present)} values, {len(column.distinct)} different"
+    absent = ", ".join(f"{t or 'empty'} {n}" for t, n in column.absent_texts.items())
+    return "; ".join(filter(None, [seen, f"absent: {absent}" if absent else ""])) + "."
+
+
+def sentinels(column: Column, plausible: tuple[float, float] | None) -> tuple[str, ...]:
+    """Texts that are not numbers, and number codes far from all others (-1, 999, 9999).
+
+    A code counts if it lies outside the plausible range or, without one, if it is negative
+    among non-negative numbers or more than three times the next number.
+    """
+    codes = {-99.0, -9.0, -1.0, 99.0, 999.0, 9999.0}
+    others = column.numbers[~column.numbers.isin(codes)]
+    if others.empty:
+        return ()
+    low, high = plausible or (0.0 if others.min() >= 0 else -float("inf"), 3 * others.abs().max())
+    found = {t: parse_number(t) for t in column.distinct}
+    return tuple(t for t, n in found.items() if n in codes and not low <= n <= high)
+
+
+def vocabulary_share(column: Column, vocabulary: Mapping[str, tuple[str, ...]]) -> float:
+    """Share of present cells that the vocabulary knows."""
+    return sum(n for t, n in column.distinct.items() if _look_up(t, vocabulary)) / max(
+        len(column.present), 1
+    )
+
+
+def _look_up(text: str, vocabulary: Mapping[str, tuple[str, ...]]) -> str | None:
+    words = " ".join(re.findall(r"\w+", text.lower()))
+    return next((level for level, texts in vocabulary.items() if words in texts), None)
+
+
+def _synonyms(column: Column, vocabulary: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """Lower-case texts of the column that differ from the level they stand for."""
+    meant = {fold(text): _look_up(text, vocabulary) for text in column.distinct}
+    return {text: level for text, level in sorted(meant.items()) if level and text != level}
+
+
+def _known_levels(column: Column, known: Known) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Levels and synonyms that occur: by the vocabulary and in its order, else as in the table."""
+    if known.kind != "category":
+        return (), {}
+    if not known.vocabulary:
+        return _levels(column), {}
+    found = {_look_up(text, known.vocabulary) for text in column.distinct}
+    levels = tuple(level for level in known.vocabulary if level in found)
+    return levels, _synonyms(column, known.vocabulary)
+
+
+def _levels(column: Column) -> tuple[str, ...]:
+    """Distinct texts in alphabetical order; of spellings that differ by case, the commonest."""
+    commonest = {fold(text): text for text in reversed(column.distinct)}
+    return tuple(sorted(" ".join(text.split()) for text in commonest.values()))
+
+
+def _label_and_unit(header: str) -> tuple[str, str]:
+    """`Weight (lbs)` -> weight, lbs.  `Location (choice=RUL)` -> location RUL."""
+    match = re.fullmatch(r"(.*?)\s*[(\[](.*)[)\]]\s*", header)
+    if match and match[2].lower() in UNITS:
+        return _in_prose(match[1]), match[2].lower()
+    choice = re.fullmatch(r"(.*?)\s*\(choice=(.*)\)\s*", header)
+    return _in_prose(f"{choice[1]} {choice[2]}" if choice else header), ""
+
+
+def _in_prose(header: str) -> str:
+    """A header as it reads inside a sentence: words, with abbreviations kept."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|_", " ", header).split()
+    shouted = header.isupper() and len(words) > 1
+    return " ".join(w.lower() if shouted or w[1:].islower() else w for w in words)
+
+
+def _free_name(words: str, taken: Mapping[str, Attribute]) -> str:
+    stem = re.sub(r"[^a-z0-9]+", "_", words).strip("_") or "column"
+    reserved = {*taken, "subject", "sentence"}
+    names = (stem if i == 1 else f"{stem}_{i}" for i in range(1, len(taken) + 4))
+    return next(name for name in names if name not in reserved)
+
+
+def _known_first(attributes: dict[str, Attribute]) -> dict[str, Attribute]:
+    """Sentence order: who, smoking, what is known of the disease, then the table's order."""
+    known = {name: attributes[name] for name in SENTENCE_ORDER if name in attributes}
+    return known | attributes
+
+
+def _link_followers(attributes: dict[str, Attribute]) -> dict[str, Attribute]:
+    """Let pack-years and quit year follow the smoking status, for the levels that occur."""
+    levels = attributes["smoking"].levels if "smoking" in attributes else ()
+    linked = dict(attributes)
+    for name, known in KNOWN.items():
+        here = tuple(level for level in known.absent_for if level in levels)
+        if here and name in linked:
+            follows = Follows(attribute="smoking", absent_for=here)
+            linked[name] = linked[name].model_copy(update={"follows": follows})
+    return linked

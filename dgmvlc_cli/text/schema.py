@@ -1,0 +1,207 @@
+"""What each column of a clinical table means: the `[schema]` part of dgmvlc.toml."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import string
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from dgmvlc_cli.errors import UsageError
+
+Kind = Literal["category", "number", "date", "flag", "id"]
+Role = Literal["condition", "covariate", "outcome", "placebo", "ignore"]
+
+IN_SENTENCE: frozenset[Role] = frozenset({"condition", "covariate", "placebo"})
+WITH_LEVELS: frozenset[Kind] = frozenset({"category", "flag"})
+TEMPLATE_FIELDS = frozenset({"label", "value", "unit"})
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Follows(_Frozen):
+    """A number or category that exists only for some levels of another attribute.
+
+    attribute: the leading one.  absent_for: its levels for which this one is not applicable,
+    e.g. pack-years follow smoking and are absent for never smokers.
+    """
+
+    attribute: str
+    absent_for: tuple[str, ...]
+
+
+class Attribute(_Frozen):
+    """One column of the table and how it is read, cleaned, said and edited.
+
+    role: `condition` is said in the sentence and can be edited; `covariate` too, and it is
+    adjusted for in the regressions; `outcome` is kept but never said; `placebo` is made by the
+    toolkit; `ignore` is not read.
+    levels: legal values of a category or flag.  synonyms: lower-case raw text -> level.
+    plausible: lowest and highest believable number, in `unit`.  missing, not_applicable: raw
+    texts that mean so, beyond the built-in list.  template: the clause, with {label}, {value},
+    {unit}.  decimals: of the number in the sentence; None keeps three significant digits.
+    """
+
+    column: str
+    kind: Kind
+    role: Role = "condition"
+    label: str = ""
+    levels: tuple[str, ...] = ()
+    synonyms: dict[str, str] = Field(default_factory=dict)
+    unit: str = ""
+    decimals: int | None = None
+    plausible: tuple[float, float] | None = None
+    missing: tuple[str, ...] = ()
+    not_applicable: tuple[str, ...] = ()
+    template: str | None = None
+    follows: Follows | None = None
+
+    @field_validator("template")
+    @classmethod
+    def _known_fields(cls, template: str | None) -> str | None:
+        if template is None:
+            return None
+        used = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+        if unknown := used - TEMPLATE_FIELDS:
+            raise ValueError(f"unknown field {sorted(unknown)}; use {sorted(TEMPLATE_FIELDS)}")
+        if "value" not in used:
+            raise ValueError("a template must contain {value}")
+        return template
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Attribute:
+        if self.in_sentence and self.kind in WITH_LEVELS and not self.levels:
+            raise ValueError(
+                f'a {self.kind} in the sentence needs levels, e.g. levels = ["a", "b"]'
+            )
+        if strangers := sorted(set(self.synonyms.values()) - set(self.levels)):
+            raise ValueError(f"synonyms lead to {strangers}, which are not among the levels")
+        if self.plausible and self.plausible[0] >= self.plausible[1]:
+            raise ValueError(f"plausible = {list(self.plausible)}: the lower bound must come first")
+        return self
+
+    @property
+    def in_sentence(self) -> bool:
+        """Whether the attribute is said in the sentence."""
+        return self.role in IN_SENTENCE
+
+    def level(self, text: str) -> str | None:
+        """The level that a raw text stands for, whatever its case; None if there is none."""
+        folded = fold(text)
+        by_text = {fold(raw): level for raw, level in self.synonyms.items()}
+        by_text |= {fold(level): level for level in self.levels}
+        return by_text.get(folded)
+
+
+class Schema(_Frozen):
+    """The table's id column and its attributes by the name the user says, in sentence order."""
+
+    id_column: str
+    attributes: dict[str, Attribute] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _leaders_exist(self) -> Schema:
+        for name, attribute in self.attributes.items():
+            if attribute.follows is not None and attribute.role != "ignore":
+                self._check_leader(name, attribute.follows)
+        return self
+
+    def _check_leader(self, name: str, follows: Follows) -> None:
+        leader = self.attributes.get(follows.attribute)
+        if leader is None or leader.role == "ignore" or not leader.levels:
+            raise ValueError(
+                f'{name} follows "{follows.attribute}", which is no attribute with levels'
+            )
+        if leader.follows is not None:
+            raise ValueError(f'{name} follows "{follows.attribute}", which itself follows another')
+        if strangers := sorted(set(follows.absent_for) - set(leader.levels)):
+            raise ValueError(f"{name} is absent for {strangers}, no levels of {follows.attribute}")
+
+    def attribute(self, name: str) -> Attribute:
+        """The attribute of that name.  Raises UsageError with the nearest and all legal names."""
+        if name in self.attributes:
+            return self.attributes[name]
+        raise unknown_name("attribute", name, self.names())
+
+    def names(self, *roles: Role) -> list[str]:
+        """Names of the attributes with one of the roles (default: all but `ignore`), in order."""
+        wanted = roles or ("condition", "covariate", "outcome", "placebo")
+        return [name for name, a in self.attributes.items() if a.role in wanted]
+
+    def followers(self, leader: str) -> dict[str, Attribute]:
+        """The attributes that appear and vanish with the leading one."""
+        return {
+            name: a
+            for name, a in self.attributes.items()
+            if a.role != "ignore" and a.follows is not None and a.follows.attribute == leader
+        }
+
+
+def fold(text: str) -> str:
+    """Text as it is compared: lower case, single spaces."""
+    return " ".join(text.split()).lower()
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name most like the given one, or None if none is near."""
+    by_text = {fold(k): k for k in known}
+    close = difflib.get_close_matches(fold(name), by_text, n=1, cutoff=0.5)
+    inside = [text for text in by_text if fold(name) and fold(name) in text]
+    found = close or inside
+    return by_text[found[0]] if found else None
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name nobody knows: what was got, the nearest, and the legal ones."""
+    known = list(known)
+    close = nearest(name, known)
+    guess = f' Did you mean "{close}"?' if close else ""
+    return UsageError(f'unknown {what} "{name}".{guess}', f"Use one of: {', '.join(known)}.")
+
+
+def schema_toml(schema: Schema, notes: Mapping[str, str]) -> str:
+    """The commented `[schema]` text of dgmvlc.toml; reads back as the same Schema.
+
+    notes: column -> what was seen in it.  Ignored columns come last.
+    """
+    order = sorted(schema.attributes.items(), key=lambda item: item[1].role == "ignore")
+    head = ["[schema]", *_comment(notes.get(schema.id_column, ""))]
+    blocks = ["\n".join([*head, f"id_column = {_toml(schema.id_column)}"])]
+    blocks += [_attribute_toml(name, a, notes.get(a.column, "")) for name, a in order]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _attribute_toml(name: str, attribute: Attribute, note: str) -> str:
+    fields = {"column": attribute.column, "kind": attribute.kind, "role": attribute.role}
+    fields |= attribute.model_dump(exclude_defaults=True)
+    lines = [f"{key} = {_toml(value)}" for key, value in fields.items()]
+    return "\n".join([*_comment(note), f"[schema.attributes.{_key(name)}]", *lines])
+
+
+def _comment(note: str) -> list[str]:
+    return [f"# {line}" for line in (_printable(part) for part in note.splitlines()) if line]
+
+
+def _printable(text: str) -> str:
+    return "".join(c for c in text if c.isprintable()).strip()
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
+
+
+def _toml(value: Any) -> str:
+    """A TOML value.  JSON's string escapes are legal TOML, but for DEL, which TOML forbids bare."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(value)

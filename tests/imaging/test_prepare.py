@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.imaging.discovery import find_scans
+from dgmvlc_cli.imaging.prepare import prepare, require_hu
+from dgmvlc_cli.imaging.volume import LUNGS, Tissue, write_labels, write_volume
+
+
+@pytest.fixture
+def scan(chest, tmp_path):
+    write_volume(tmp_path / "s1.nii.gz", chest[0])
+    return find_scans(tmp_path)[0]
+
+
+def test_without_resampling_hu_and_place_stay_as_they_are(chest, scan):
+    volume, _ = chest
+    prepared = prepare(scan, spacing_mm=None, margin_mm=8.0)
+    corner = prepared.volume.to_lps_mm((0, 0, 0)) - volume.to_lps_mm((0, 0, 0))
+    z, y, x = np.rint(corner[::-1] / 4.0).astype(int)
+    d, h, w = prepared.volume.hu.shape
+    same = volume.hu[z : z + d, y : y + h, x : x + w]
+    assert np.abs(prepared.volume.hu - same).max() <= 0.5
+    assert np.isin(prepared.labels, LUNGS).any(axis=(1, 2)).nonzero()[0][0] in (0, 2)
+
+
+def test_resampling_keeps_lung_volume_and_mean(scan):
+    prepared = prepare(scan, spacing_mm=3.0)
+    lungs = np.isin(prepared.labels, LUNGS)
+    assert prepared.volume.spacing_mm == (3.0, 3.0, 3.0)
+    facts = prepared.facts
+    assert lungs.sum() * 0.027 == pytest.approx(facts["lung_volume_ml"], rel=0.02)
+    assert prepared.volume.hu[lungs].mean() == pytest.approx(facts["mean_lung_hu"], abs=5)
+    assert facts["shape"] == list(prepared.volume.hu.shape)
+    assert json.loads(json.dumps(facts)) == facts
+
+
+def test_the_margin_around_the_lungs_is_kept_and_no_more(scan):
+    prepared = prepare(scan, spacing_mm=4.0, margin_mm=10.0)
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        filled = np.isin(prepared.labels, LUNGS).any(axis=others).nonzero()[0]
+        assert filled[0] <= 3
+        assert prepared.labels.shape[axis] - 1 - filled[-1] <= 3
+
+
+def test_given_labels_are_used_as_they_are(chest, scan, tmp_path):
+    volume, truth = chest
+    write_labels(tmp_path / "truth.nii.gz", truth, volume)
+    prepared = prepare(scan, spacing_mm=None, labels=tmp_path / "truth.nii.gz")
+    for tissue in LUNGS:
+        assert (prepared.labels == tissue).sum() == (truth == tissue).sum()
+    binary = np.isin(truth, LUNGS).astype(np.uint8)
+    write_labels(tmp_path / "lungs.nii.gz", binary, volume)
+    prepared = prepare(scan, spacing_mm=None, labels=tmp_path / "lungs.nii.gz")
+    assert np.isin(prepared.labels, LUNGS).sum() == binary.sum()
+    sides = np.where(np.isin(truth, LUNGS), truth, 0)
+    write_labels(tmp_path / "sides.nii.gz", sides, volume)
+    prepared = prepare(scan, spacing_mm=None, labels=tmp_path / "sides.nii.gz")
+    assert (prepared.labels == Tissue.LEFT_LUNG).sum() == (truth == Tissue.LEFT_LUNG).sum()
+    assert (prepared.labels == Tissue.BODY).any()
+    write_labels(tmp_path / "other.nii.gz", truth * 10, volume)
+    with pytest.raises(DgmvlcError, match="mask values"):
+        prepare(scan, spacing_mm=None, labels=tmp_path / "other.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda hu: hu + 1024, "intercept"),
+        (lambda hu: np.where(np.indices(hu.shape)[2] < 4, -1000, hu + 1024), "intercept"),
+        (lambda hu: np.clip((hu + 1000) / 8, 0, 255), "scaled to 0..255"),
+        (lambda hu: np.clip(hu / 1000, -1, 1), "scaled to"),
+        (lambda hu: hu - 1024, "no soft tissue"),
+    ],
+)
+def test_what_is_not_in_hu_is_refused_with_a_guess(change, reason, chest, tmp_path):
+    volume = replace(chest[0], hu=change(chest[0].hu).astype(np.float32))
+    with pytest.raises(DgmvlcError, match=reason):
+        require_hu(volume, tmp_path)
+    require_hu(chest[0], tmp_path)
+
+
+def test_a_scan_without_lungs_fails_with_a_reason(chest, tmp_path):
+    volume, truth = chest
+    solid = replace(volume, hu=np.where(np.isin(truth, (0, 1)), volume.hu, np.float32(20)))
+    write_volume(tmp_path / "s1.nii.gz", solid)
+    with pytest.raises(DgmvlcError, match="no lung found"):
+        prepare(find_scans(tmp_path)[0], spacing_mm=4.0)
+
+
+def test_a_series_and_the_same_scan_as_nrrd_give_the_same(real_data):
+    series, same = (
+        prepare(find_scans(real_data(name))[0], spacing_mm=None)
+        for name in ("ct64_dicom", "ct64/ct-64.nrrd")
+    )
+    np.testing.assert_array_equal(series.volume.hu, same.volume.hu)
+    np.testing.assert_array_equal(series.labels, same.labels)
+    assert series.facts["slices"] == 79
+    assert series.facts["lung_volume_ml"] == pytest.approx(4550, rel=0.05)
+    assert series.facts["mean_lung_hu"] == pytest.approx(-874, abs=5)
+    assert series.warnings == []

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.imaging.qc import draw_qc
+from dgmvlc_cli.imaging.volume import Tissue, Volume
+
+
+@pytest.fixture
+def two_boxes():
+    """A right lung that is tall and a left lung that is low, in a body of water."""
+    labels = np.full((40, 30, 50), Tissue.BODY, np.uint8)
+    labels[4:36, 8:22, 6:20] = Tissue.RIGHT_LUNG
+    labels[4:14, 8:22, 30:44] = Tissue.LEFT_LUNG
+    hu = np.where(labels == Tissue.BODY, 40.0, -850.0).astype(np.float32)
+    return Volume(hu=hu, spacing_mm=(4.0, 2.0, 2.0)), labels
+
+
+def test_the_picture_shows_the_head_up_and_the_right_lung_at_the_left(two_boxes, tmp_path):
+    draw_qc(*two_boxes, tmp_path / "qc.png")
+    picture = imread(tmp_path / "qc.png")[..., :3]
+    height, width, _ = picture.shape
+    # Axial, coronal and sagittal pictures are 100, 100 and 60 mm wide.
+    coronal = picture[:, int(width * 100 / 260) : int(width * 200 / 260)]
+    lung = coronal.mean(axis=2) < 0.5
+    upper, lower = lung[: height // 2], lung[height // 2 :]
+    left, right = slice(0, lung.shape[1] // 2), slice(lung.shape[1] // 2, None)
+    assert upper[:, left].mean() > 0.4
+    assert upper[:, right].mean() < 0.1
+    assert lower[:, right].mean() > 0.2
+
+
+def test_the_same_scan_gives_the_same_bytes(two_boxes, tmp_path):
+    for name in ("a.png", "b.png"):
+        draw_qc(*two_boxes, tmp_path / name)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+def test_a_mask_without_lungs_is_drawn_too(two_boxes, tmp_path):
+    volume, labels = two_boxes
+    draw_qc(volume, np.zeros_like(labels), tmp_path / "empty.png")
+    assert (tmp_path / "empty.png").stat().st_size > 0
+
+
+def test_a_place_that_cannot_be_written_is_an_error(two_boxes, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DgmvlcError):
+        draw_qc(*two_boxes, tmp_path / "file" / "qc.png")

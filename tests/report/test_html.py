@@ -1,0 +1,343 @@
+"""The report as a reader, a browser and a machine meet it."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.report import words
+from dgmvlc_cli.report.contents import ReportContents
+from dgmvlc_cli.report.figures import draw_all
+from dgmvlc_cli.report.html import effect_table, render, report_json, trust_facts, write_report
+from dgmvlc_cli.report.viewer import MAX_BYTES
+
+Build = Callable[..., ReportContents]
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'"
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, whether they close, and the cells of each table by its id."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.unbalanced: list[str] = []
+        self.tables: dict[str, list[dict[str, str]]] = {}
+        self.table: str | None = None
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.table = dict(attrs).get("id") or ""
+            self.tables.setdefault(self.table, [])
+        if tag == "td" and self.table is not None:
+            cell = {key: value or "" for key, value in attrs}
+            self.tables[self.table].append(cell | {"text": ""})
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.unbalanced.append(tag)
+        if tag == "table":
+            self.table = None
+
+    def handle_data(self, data: str) -> None:
+        if self.table is not None and "td" in self.open and self.tables[self.table]:
+            self.tables[self.table][-1]["text"] += data
+
+
+@pytest.fixture(scope="module")
+def folder(contents: ReportContents, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("analysis")
+    assert write_report(directory, contents) == directory / "report.html"
+    contents.effects.to_csv(directory / "effects.tsv", sep="\t", index=False)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Page:
+    return Page((folder / "report.html").read_text("utf-8"))
+
+
+def forbid(text: str) -> Any:
+    raise AssertionError(f"{text} is no JSON")
+
+
+def page_of(contents: ReportContents) -> str:
+    return render(contents, draw_all(contents))
+
+
+# --- the file --------------------------------------------------------------------------------
+
+
+def test_nothing_is_loaded_from_anywhere(folder: Path, page: Page) -> None:
+    for tag, attributes in page.tags:
+        assert tag not in {"link", "iframe", "object", "embed", "base"}
+        for name in ("src", "srcset", "href", "xlink:href", "data", "action", "poster"):
+            address = attributes.get(name) or "#"
+            fine = address.startswith(("#", "data:image/"))
+            assert fine or (tag == "a" and address.startswith("https://")), (tag, address)
+    text = (folder / "report.html").read_text("utf-8")
+    assert not re.search(r"@import|url\((?!#)|\bfetch\(|XMLHttpRequest|import\(", text)
+    assert "default-src 'none'" in text
+
+
+def test_the_html_is_balanced_and_its_links_lead_somewhere(page: Page) -> None:
+    assert not page.unbalanced
+    assert not page.open
+    ids = [value for _, attributes in page.tags if (value := attributes.get("id"))]
+    assert len(ids) == len(set(ids))
+    inner = {
+        str(address)[1:]
+        for _, attributes in page.tags
+        if str(address := attributes.get("href", "")).startswith("#")
+    }
+    assert inner <= set(ids)
+
+
+def test_every_picture_and_scroll_box_has_words(page: Page) -> None:
+    for tag, attributes in page.tags:
+        if tag == "img":
+            assert attributes.get("alt")
+        if tag in {"svg", "canvas"}:
+            assert attributes.get("aria-label")
+        if attributes.get("tabindex"):
+            assert attributes.get("aria-label")
+
+
+def test_the_same_contents_give_the_same_bytes(
+    folder: Path, contents: ReportContents, tmp_path: Path
+) -> None:
+    write_report(tmp_path, contents)
+    for path in sorted(tmp_path.rglob("*.*")):
+        assert path.read_bytes() == (folder / path.relative_to(tmp_path)).read_bytes(), path.name
+
+
+def test_the_page_stays_below_25_mb_with_as_many_pairs_as_the_viewer_takes(folder: Path) -> None:
+    text = (folder / "report.html").read_text("utf-8")
+    pairs = re.findall(r'<script type="application/json" id="pair-.*?</script>', text, re.DOTALL)
+    assert len(text.encode()) - sum(map(len, pairs)) + MAX_BYTES < 24e6
+
+
+# --- its numbers -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", ["primary-table", "effects-table"])
+def test_every_number_of_the_effects_is_in_the_tsv(folder: Path, page: Page, table: str) -> None:
+    effects = pd.read_csv(folder / "effects.tsv", sep="\t", float_precision="round_trip")
+    truth = pd.DataFrame(json.loads((folder / "report.json").read_text())["truth"])["truth"]
+    columns = ["effect", "ci_low", "ci_high", "p", "p_adjusted", "n"]
+    known = {float(value) for value in effects[columns].to_numpy().ravel()}
+    known |= set(truth) | {abs(value) for value in effects["effect"]}
+    traced = 0
+    for cell in page.tables[table]:
+        for name in ("data-value", "data-low", "data-high", "data-adjusted"):
+            if cell.get(name):
+                assert float(cell[name]) in known, cell
+                traced += 1
+    assert traced > 100
+
+
+def test_the_text_of_a_cell_is_its_value_rounded(page: Page) -> None:
+    cells = [cell for cell in page.tables["primary-table"] if "data-low" in cell]
+    assert len(cells) == 13 * 4
+    for cell in cells:
+        low, high = float(cell["data-low"]), float(cell["data-high"])
+        assert words.interval(low, high, "HU") in cell["text"]
+        if "cover 0" not in cell["text"]:
+            value = words.number(float(cell["data-value"]), "HU", sign=True)
+            assert cell["text"].startswith(value)
+
+
+def test_the_four_numbers_stand_side_by_side(contents: ReportContents) -> None:
+    rows = {(row["measure"], row["region"]): row for row in effect_table(contents)}
+    upper = rows["mean_hu", "upper"]
+    table = contents.effects.query("measure == 'mean_hu' and region == 'upper'")
+    by_kind = table.groupby("kind")["effect"]
+    assert upper["debiased"]["effect"] == by_kind.get_group("debiased").item()
+    assert upper["placebo_low"] == by_kind.get_group("placebo").min()
+    assert upper["placebo_high"] == by_kind.get_group("placebo").max()
+    assert upper["placebos"] == 2
+    assert next(iter(rows)) == ("mean_hu", "lungs")
+
+
+def test_the_placebos_convict_a_model_that_makes_much_of_nothing(
+    build: Build, contents: ReportContents
+) -> None:
+    effects = contents.effects.copy()
+    placebo = effects["kind"] == "placebo"
+    effects.loc[placebo, ["effect", "ci_low", "ci_high"]] = [9.0, 8.0, 10.0]
+    debiased = effects["kind"] == "placebo_debiased"
+    effects.loc[debiased, ["effect", "ci_low", "ci_high"]] = [1.0, -8.0, 10.0]
+    facts = trust_facts(build(effects=effects))
+    assert facts is not None
+    assert (facts["missed"], facts["intervals"]) == (20, 20)
+    assert (facts["missed_debiased"], facts["largest"]) == (0, 9.0)
+
+
+def test_report_json_holds_what_the_page_shows(folder: Path, contents: ReportContents) -> None:
+    document = json.loads((folder / "report.json").read_text("utf-8"), parse_constant=forbid)
+    assert document["schema_version"] == 1
+    assert len(document["effects"]) == len(contents.effects)
+    fields = {field.name for field in dataclasses.fields(contents)} - {"measures", "qc"}
+    assert fields <= set(document)
+    assert document["levels"] == ["never smoker", "current smoker"]
+    for figure in document["figures"]:
+        for file in figure["files"].values():
+            assert (folder / file).is_file()
+
+
+# --- what may go wrong ---------------------------------------------------------------------------
+
+
+def test_what_comes_from_tables_cannot_become_markup(
+    build: Build, contents: ReportContents
+) -> None:
+    contrast = f"smoking: {HOSTILE} -> current smoker"
+    pair = dataclasses.replace(
+        contents.pairs[0], subject=HOSTILE, reference_sentence=HOSTILE, target_sentence=HOSTILE
+    )
+    text = page_of(
+        build(
+            title=HOSTILE,
+            contrast=contrast,
+            effects=contents.effects.replace({"contrast": {contents.contrast: contrast}}),
+            verdict=[HOSTILE],
+            verdicts=contents.verdicts.assign(sentence=HOSTILE, verdict=HOSTILE),
+            cohort=[{"attribute": HOSTILE, "coverage": 1.0, "levels": {HOSTILE: 3}}],
+            failures=[{"subject": HOSTILE, "reason": HOSTILE}],
+            pairs=[pair],
+            provenance={HOSTILE: HOSTILE},
+            methods={"describe": {"encoder": HOSTILE}},
+            intended_use=[HOSTILE],
+        )
+    )
+    assert "<script>alert" not in text
+    assert "<img src=x" not in text
+    page = Page(text)
+    assert not page.unbalanced
+    assert not any("onerror" in attributes for _, attributes in page.tags)
+    assert html.escape(HOSTILE, quote=False).split("&lt;img")[0] in text
+    packed = re.search(r'<script type="application/json" id="pair-0">(.*?)</script>', text, re.S)
+    assert packed and json.loads(packed[1])["subject"] == HOSTILE
+
+
+def test_the_fewest_contents_still_make_a_report(contents: ReportContents) -> None:
+    names = ["title", "contrast", "attribute", "verdict", "verdicts", "effects", "measures"]
+    bare = ReportContents(**{name: getattr(contents, name) for name in names})
+    text = page_of(bare)
+    page = Page(text)
+    assert not page.unbalanced
+    assert 'id="viewer"' not in text
+    assert 'id="truth"' not in text
+    assert "research use only" in text
+
+
+def test_an_analysis_without_any_effect_says_so_and_no_more(contents: ReportContents) -> None:
+    empty = ReportContents(
+        title="Nothing could be measured",
+        contrast=contents.contrast,
+        attribute="smoking",
+        verdict=["No effect could be measured."],
+        verdicts=contents.verdicts.iloc[:0],
+        effects=contents.effects.iloc[:0],
+        measures=contents.measures.iloc[:0],
+    )
+    text = page_of(empty)
+    assert "No effect could be measured." in text
+    assert 'id="numbers"' not in text
+
+
+def test_missing_effects_are_dashes(build: Build, contents: ReportContents) -> None:
+    effects = contents.effects.copy()
+    numbers = ["n", "effect", "ci_low", "ci_high", "p", "p_adjusted"]
+    effects.loc[effects["region"] == "upper", numbers] = np.nan
+    contents = build(effects=effects)
+    text = page_of(contents)
+    assert not re.search(r">\s*nan\b|nan to|None<", text)
+    json.loads(report_json(contents, {}, {}), parse_constant=forbid)
+
+
+def test_failures_and_guidance_are_said_at_the_top(build: Build) -> None:
+    text = page_of(build(guidance_scale=3.0))
+    summary = text[text.index('id="summary"') : text.index('id="numbers"')]
+    assert "1 subject failed" in summary
+    assert "Guidance scale 3.00" in summary
+    assert "truncated file: 1.2 of 3.4 MB" in text
+
+
+def test_a_picture_that_cannot_be_read_is_named(build: Build, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"not a picture")
+    text = page_of(build(qc=[("ph-0042", broken), ("ph-0043", tmp_path / "absent.png")]))
+    assert "No picture could be read for ph-0042, ph-0043." in text
+
+
+def test_a_contrast_that_was_not_analysed_is_refused(build: Build) -> None:
+    with pytest.raises(DgmvlcError, match="no contrast 'smoking: a -> b'"):
+        build(contrast="smoking: a -> b")
+    with pytest.raises(DgmvlcError, match="expected 'attribute: from -> to'"):
+        build(contrast="smoking")
+
+
+def test_a_table_without_its_columns_is_refused(build: Build, contents: ReportContents) -> None:
+    with pytest.raises(DgmvlcError, match="effects lacks kind"):
+        build(effects=contents.effects.drop(columns="kind"))
+
+
+# --- in a browser ----------------------------------------------------------------------------
+
+
+def dump_dom(path: Path, profile: Path) -> str:
+    """The page after its scripts have run, from a headless Chromium that may not reach out."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium on this machine")
+    flags = [
+        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+        *("--virtual-time-budget=5000", "--window-size=1400,900", f"--user-data-dir={profile}"),
+    ]
+    done = subprocess.run(
+        [browser, *flags, "--dump-dom", path.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip(f"Chromium does not start here: {done.stderr[-200:]}")
+    return done.stdout
+
+
+def test_the_viewer_and_the_tables_come_alive(
+    folder: Path, contents: ReportContents, tmp_path: Path
+) -> None:
+    dom = dump_dom(folder / "report.html", tmp_path)
+    assert re.search(r"Slice \d+ of 14, \d+ mm", dom)
+    assert "39 of 39 rows" in dom
+    pair = contents.pairs[0]
+    means = [words.number(round(float(a[pair.lung].mean())), "ml") for a in (pair.reference_hu,)]
+    assert f"lungs {means[0]} HU" in dom
+    assert "<mark>current</mark>" in dom

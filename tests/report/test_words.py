@@ -1,0 +1,58 @@
+"""Numbers as a reader sees them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from dgmvlc_cli.report import words
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (-25.312, "HU", "−25.3"),
+        (-0.04, "HU", "0.0"),
+        (0.0, "HU", "0.0"),
+        (3.256, "%", "3.26"),
+        (4550.4, "ml", "4550"),
+        (math.nan, "HU", "–"),
+        (None, "HU", "–"),
+    ],
+)
+def test_number_rounds_by_unit_with_a_true_minus(value: float, unit: str, text: str) -> None:
+    assert words.number(value, unit) == text
+
+
+def test_an_effect_carries_its_sign_and_zero_has_none() -> None:
+    assert words.number(2.0, "HU", sign=True) == "+2.0"
+    assert words.number(-2.0, "HU", sign=True) == "−2.0"
+    assert words.number(0.01, "HU", sign=True) == "0.0"
+
+
+def test_interval_needs_both_ends() -> None:
+    assert words.interval(-12.34, 4.0, "HU") == "−12.3 to 4.0"
+    assert words.interval(-12.34, math.nan, "HU") == "–"
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.0, "< 0.001"), (0.0123, "0.012"), (0.31, "0.31"), (1.0, "1.00"), (math.nan, "–")],
+)
+def test_p_value_is_never_zero(p: float, text: str) -> None:
+    assert words.p_value(p) == text
+
+
+def test_names_unknown_here_are_written_out() -> None:
+    assert words.region_label("upper") == "Upper third"
+    assert words.region_label("right_upper_lobe") == "Right upper lobe"
+    assert words.measure_label("cluster_exponent") == "Cluster exponent"
+    assert words.region_order("right_upper_lobe") > words.region_order("outside")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(8.1, "8 s"), (360, "6 min"), (9000, "2.5 h"), (None, "–")]
+)
+def test_duration(seconds: float | None, text: str) -> None:
+    assert words.duration(seconds) == text

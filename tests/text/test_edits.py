@@ -1,0 +1,118 @@
+"""Edits of a row: coherent bundles, and refusals that help."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import pandas as pd
+import pytest
+from text_helpers import cohort_table
+
+from dgmvlc_cli.errors import UsageError
+from dgmvlc_cli.text.describe import is_absent, sentence
+from dgmvlc_cli.text.edits import (
+    ContradictionError,
+    bundle_values,
+    changes,
+    edit_row,
+    level_name,
+)
+from dgmvlc_cli.text.placebos import add_placebos, make_placebos
+from dgmvlc_cli.text.propose import propose_schema
+from dgmvlc_cli.text.table import clean
+
+LEVELS = ("never smoker", "former smoker", "current smoker")
+TABLE = cohort_table(60)
+SCHEMA, _ = propose_schema(TABLE)
+ROWS = clean(TABLE, SCHEMA).rows
+
+
+def first(level: str) -> dict:
+    return ROWS[ROWS["smoking"] == level].iloc[0].to_dict()
+
+
+@pytest.mark.parametrize(("old", "new"), list(permutations(LEVELS, 2)))
+def test_every_direction_carries_its_bundle(old: str, new: str):
+    row = first(old)
+    edited = edit_row(row, {"smoking": new}, SCHEMA, ROWS)
+    assert edited["smoking"] == new
+    assert is_absent(edited["pack_years"]) == (new == "never smoker")
+    assert is_absent(edited["quit_year"]) == (new != "former smoker")
+    if "never smoker" not in (old, new):
+        assert edited["pack_years"] == row["pack_years"]
+    if old == "never smoker":
+        assert edited["pack_years"] == ROWS[ROWS["smoking"] == new]["pack_years"].median()
+    held = {"age", "sex", "bmi", "diagnosis"}
+    assert not held & changes(row, edited).keys()
+
+
+def test_nsclc_every_edit_gives_every_subject_a_coherent_sentence(nsclc: pd.DataFrame):
+    schema, _ = propose_schema(nsclc)
+    rows = clean(nsclc, schema).rows
+    for row in rows.to_dict("records"):
+        for level in LEVELS:
+            said = sentence(edit_row(row, {"smoking": level}, schema, rows), schema)
+            assert f"Smoking status: {level}." in said
+            assert level != "never smoker" or "pack-year" not in said
+            assert level == "former smoker" or "Quit smoking" not in said
+
+
+def test_an_edit_to_the_level_one_has_changes_nothing():
+    for level in LEVELS:
+        assert changes(first(level), edit_row(first(level), {"smoking": level}, SCHEMA, ROWS)) == {}
+
+
+def test_what_is_unknown_of_a_smoker_stays_unknown():
+    row = first("current smoker") | {"pack_years": float("nan")}
+    edited = edit_row(row, {"smoking": "former smoker"}, SCHEMA, ROWS)
+    assert is_absent(edited["pack_years"])
+    assert (
+        edited["quit_year"] == bundle_values(SCHEMA, "smoking", "former smoker", ROWS)["quit_year"]
+    )
+
+
+def test_a_value_set_by_hand_wins_over_the_bundle():
+    edits = {"smoking": "Current", "pack_years": "20"}
+    assert edit_row(first("never smoker"), edits, SCHEMA, ROWS)["pack_years"] == 20
+
+
+def test_an_edit_that_contradicts_the_row_is_refused_with_the_reason():
+    with pytest.raises(ContradictionError, match="smoking is never smoker"):
+        edit_row(first("never smoker"), {"pack_years": 20}, SCHEMA, ROWS)
+
+
+@pytest.mark.parametrize(
+    ("edits", "message", "hint"),
+    [
+        ({"smokin": "never"}, 'Did you mean "smoking"', "age, sex"),
+        ({"smoking": "curent smoker"}, 'Did you mean "current smoker"', "never smoker, former"),
+        ({"age": "old"}, "age is a number", "years"),
+        ({"age": 300}, "not plausible", "0 to 120"),
+        ({"scan_date": "2020-01-01"}, "not said in the sentence", "smoking"),
+    ],
+)
+def test_a_wrong_name_level_or_number_is_explained(edits: dict, message: str, hint: str):
+    with pytest.raises(UsageError) as caught:
+        edit_row(first("never smoker"), edits, SCHEMA, ROWS)
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+    assert caught.value.exit_code == 2
+
+
+def test_level_names_are_found_in_any_case_and_by_their_beginning():
+    assert level_name(SCHEMA, "smoking", " NEVER  Smoker") == "never smoker"
+    assert level_name(SCHEMA, "smoking", "Current") == "current smoker"
+    with pytest.raises(UsageError, match='unknown level of smoking: "n/a"'):
+        level_name(SCHEMA, "smoking", "n/a")
+
+
+def test_a_placebo_edit_changes_only_the_placebos_word():
+    placebos, records = make_placebos(ROWS["smoking"], 2, seed=1)
+    schema = add_placebos(SCHEMA, records, "smoking")
+    rows = ROWS.join(placebos)
+    row = rows.iloc[0].to_dict()
+    words = records["placebo_1"]["words"]
+    other = next(word for word in words.values() if word != row["placebo_1"])
+    edited = edit_row(row, {"placebo_1": other.upper()}, schema, rows)
+    assert changes(row, edited) == {"placebo_1": (row["placebo_1"], other)}
+    assert sentence(edited, schema) == sentence(row, schema).replace(row["placebo_1"], other)

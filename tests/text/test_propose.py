@@ -1,0 +1,103 @@
+"""What a table's columns are proposed to mean."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pandas as pd
+import pytest
+from text_helpers import cohort_table, table_of
+
+from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.text.propose import propose_schema
+from dgmvlc_cli.text.schema import Schema, schema_toml
+
+
+def test_nsclc_needs_no_hand_edit(nsclc: pd.DataFrame):
+    schema, notes = propose_schema(nsclc)
+    known = {
+        name: schema.attributes[name].column
+        for name in ("age", "sex", "smoking", "pack_years", "quit_year", "histology")
+    }
+    assert schema.id_column == "Patient ID"
+    assert known == {
+        "age": "Age at Histological Diagnosis",
+        "sex": "Gender",
+        "smoking": "Smoking status",
+        "pack_years": "Pack Years",
+        "quit_year": "Quit Smoking Year",
+        "histology": "Histology",
+    }
+    assert schema.attributes["smoking"].levels == (
+        "never smoker",
+        "former smoker",
+        "current smoker",
+    )
+    assert schema.attributes["weight_lbs"].unit == "lbs"
+    assert "N/A 103" in notes["Quit Smoking Year"]
+    outcomes = set(schema.names("outcome"))
+    assert {"recurrence", "survival_status", "date_of_death", "time_to_death_days"} <= outcomes
+    assert schema.attributes["tumor_location_choice_unknown"].role == "ignore"
+
+
+def test_nsclc_proposal_is_written_with_a_comment_per_column_and_reads_back(nsclc: pd.DataFrame):
+    schema, notes = propose_schema(nsclc)
+    assert set(notes) == set(nsclc.columns)
+    text = schema_toml(schema, notes)
+    assert Schema.model_validate(tomllib.loads(text)["schema"]) == schema
+    assert text.count("\n# ") == len(nsclc.columns)
+
+
+def test_a_phantom_table_is_understood():
+    schema, notes = propose_schema(cohort_table(60))
+    assert schema.id_column == "subject"
+    assert schema.names("covariate") == ["age", "sex", "bmi"]
+    assert schema.names("condition") == ["smoking", "pack_years", "quit_year", "diagnosis"]
+    assert schema.names("ignore") == ["scan_date"]
+    assert "absent: 99999 1" in notes["age"]
+    assert schema.attributes["quit_year"].follows.absent_for == ("never smoker", "current smoker")
+
+
+@pytest.mark.parametrize(
+    ("texts", "levels"),
+    [
+        (("Ex-smoker", "Never smoked", "Currently smokes"), 3),
+        (("NEVER", "past", "Non-Smoker"), 2),
+        (("Current Smoker", "never smoker", "unknown"), 2),
+    ],
+)
+def test_smoking_words_become_the_same_levels_everywhere(texts: tuple[str, ...], levels: int):
+    rows = [{"Patient": f"p{i}", "SmokingStatus": texts[i % 3]} for i in range(9)]
+    smoking = propose_schema(table_of(*rows))[0].attributes["smoking"]
+    assert len(smoking.levels) == levels
+    assert all(smoking.level(text) in {*smoking.levels, None} for text in texts)
+    assert smoking.level(texts[1]) is not None
+
+
+def test_columns_that_say_nothing_are_ignored_with_the_reason():
+    rows = [
+        {
+            "id": f"p{i}",
+            "constant": "a",
+            "mostly_missing": "x" if i == 3 else "y" if i == 4 else "",
+            "free text": f"note {i % 15}",
+            "sex": str(i % 2 + 1),
+            "score": str(-1 if i == 5 else 10 + i),
+            "lung_disease": str(i % 2),
+        }
+        for i in range(30)
+    ]
+    schema, notes = propose_schema(table_of(*rows))
+    assert "one value only" in notes["constant"]
+    assert "93% missing" in notes["mostly_missing"]
+    assert "15 different texts" in notes["free text"]
+    assert "codes" in notes["sex"]
+    assert schema.names() == ["score", "lung_disease"]
+    assert schema.attributes["score"].missing == ("-1",)
+    assert schema.attributes["lung_disease"].level("1") == "yes"
+
+
+def test_a_table_without_an_id_is_refused_with_its_columns():
+    rows = [{"age": "60", "sex": "m"}, {"age": "60", "sex": "m"}]
+    with pytest.raises(DgmvlcError, match="age, sex"):
+        propose_schema(table_of(*rows))
