@@ -71,7 +71,7 @@ def ready_subjects(ws: Workspace) -> list[str]:
 
 
 def studied_attribute(settings: Settings, schema: Schema) -> str:
-    """The attribute the study asks about: as set, else smoking, else the first that can be edited."""
+    """The attribute of the study: as set, else smoking, else the first that can be edited."""
     if settings.study.attribute:
         schema.attribute(settings.study.attribute)
         return settings.study.attribute
@@ -114,8 +114,13 @@ def placebo_contrasts(contrast: Contrast, cohort: Cohort) -> list[Contrast]:
     """The same step in every placebo: the words that stand for the contrast's levels."""
     if contrast.attribute != cohort.studied:
         return []
+    # A numeric attribute has no words: its placebos hold the numbers themselves.
     return [
-        Contrast(name, words.get(contrast.reference, contrast.reference), words.get(contrast.target, contrast.target))  # type: ignore[call-overload]
+        Contrast(
+            name,
+            words.get(str(contrast.reference), contrast.reference),
+            words.get(str(contrast.target), contrast.target),
+        )
         for name, words in cohort.words.items()
     ]
 
@@ -139,11 +144,6 @@ def assign_folds(rows: pd.DataFrame, studied: str, folds: int, seed: int) -> pd.
     # A stable sort by level deals every level out over the folds in turn.
     dealt = level.loc[shuffled].astype(str).sort_values(kind="stable").index
     return pd.Series(np.arange(len(dealt)) % folds, index=dealt, name="fold").loc[rows.index]
-
-
-def design(cohort: Cohort) -> pd.DataFrame:
-    """Cleaned values and placebo words by subject, as the regressions need them."""
-    return cohort.rows
 
 
 def covariates(settings: Settings, schema: Schema, contrast: Contrast) -> list[str]:

@@ -18,6 +18,10 @@ from dgmvlc_cli.text.schema import Schema
 MODELS = ("flow",)
 FUSIONS = ("affine", "none")
 DEFAULT_SEED = 0
+SETTINGS_HEADER = (
+    "# Settings of this workspace, written by `dgmvlc init`.  Paths are relative to this file.\n"
+    "# A misspelt key is an error; what is left out takes its default."
+)
 
 
 class Preset(BaseModel):
@@ -40,7 +44,7 @@ class Preset(BaseModel):
 
 PRESETS: dict[str, Preset] = {
     "micro": Preset(
-        grid=(16, 32, 32),
+        grid=(28, 20, 28),
         spacing_mm=12.0,
         wavelet_levels=1,
         widths=(24, 48),
@@ -236,8 +240,8 @@ def override(settings: Settings, changes: dict[str, dict[str, Any]]) -> Settings
 
 
 def explain(error: ValidationError, source: str) -> tuple[str, str]:
-    """Message and hint for the first thing that is wrong."""
-    first = error.errors()[0]
+    """Message and hint for what is wrong; an unknown key first, since it explains a missing one."""
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = known_keys(first["loc"][:-1])
@@ -254,9 +258,7 @@ def known_keys(location: tuple[str | int, ...]) -> list[str]:
     """Legal keys of the table at `location` of dgmvlc.toml."""
     model: Any = Settings
     for part in location:
-        field = next(
-            (f for name, f in model.model_fields.items() if part in (name, f.alias)), None
-        )
+        field = next((f for name, f in model.model_fields.items() if part in (name, f.alias)), None)
         found = _section_of(field.annotation) if field is not None else None
         if found is None:  # a free name, such as an attribute's: its value is what counts
             continue

@@ -121,9 +121,7 @@ def generate_task(task: SubjectTask) -> list[dict[str, Any]]:
     return [row for plan in task.pairs for row in _rows(plan, task)]
 
 
-def _placed(
-    ws: Workspace, subject: str, generator: Generator
-) -> tuple[Volume, np.ndarray]:
+def _placed(ws: Workspace, subject: str, generator: Generator) -> tuple[Volume, np.ndarray]:
     """The subject's scan and mask on the generator's grid."""
     volume = read_volume(ws.ct_path(subject))
     labels = read_labels(ws.mask_path(subject))

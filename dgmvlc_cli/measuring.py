@@ -11,7 +11,7 @@ import pandas as pd
 from dgmvlc_cli.analysis.contrasts import arm_name
 from dgmvlc_cli.analysis.measures import measure
 from dgmvlc_cli.generators.grid import place
-from dgmvlc_cli.imaging.volume import read_labels, read_volume
+from dgmvlc_cli.imaging.volume import Volume, read_labels, read_volume
 from dgmvlc_cli.workspace import Workspace
 
 COLUMNS = ("subject", "fold", "seed", "arm", "region", "measure", "value", "unit", "reason")
@@ -48,7 +48,7 @@ def measure_task(task: MeasureTask) -> list[dict[str, Any]]:
     scan, labels = read_volume(ws.ct_path(task.subject)), read_labels(ws.mask_path(task.subject))
     if task.grid is not None:
         scan, labels = place(scan, labels, task.grid, task.spacing_mm)
-    volumes = [(OBSERVED, None, scan)]
+    volumes: list[tuple[str, int | None, Volume]] = [(OBSERVED, None, scan)]
     volumes += [(one.arm, one.seed, read_volume(one.path)) for one in task.arms]
     return [
         {"subject": task.subject, "fold": task.fold, "seed": seed, "arm": arm, **row}
@@ -60,14 +60,14 @@ def measure_task(task: MeasureTask) -> list[dict[str, Any]]:
 def arms_of(pairs: pd.DataFrame, root: Path) -> dict[str, list[ArmVolume]]:
     """Subject -> its generated volumes, from the rows of one or more pairs.tsv."""
     arms: dict[str, list[ArmVolume]] = {}
-    for row in pairs.itertuples(index=False):
-        for level, path in ((row.reference, row.reference_path), (row.target, row.target_path)):
+    for row in pairs.to_dict("records"):
+        for level in ("reference", "target"):
             arm = ArmVolume(
-                arm=arm_name(str(row.attribute), _level(level)),
-                seed=int(row.seed),  # type: ignore[call-overload]
-                path=root / str(path),
+                arm=arm_name(row["attribute"], _level(row[level])),
+                seed=int(row["seed"]),
+                path=root / row[f"{level}_path"],
             )
-            arms.setdefault(str(row.subject), []).append(arm)
+            arms.setdefault(row["subject"], []).append(arm)
     return arms
 
 

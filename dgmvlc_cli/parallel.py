@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -68,7 +69,11 @@ def _attempt(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Re
 
 
 def _share_cores(workers: int) -> None:
-    """In a worker, before heavy imports: each takes its share of the cores."""
+    """In a worker, before heavy imports: each takes its share of the cores.
+
+    An interrupt is the parent's to handle: it ends the workers.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threads = str(max(1, available_cores() // workers))
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
         os.environ[name] = threads

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from dgmvlc_cli.analysis.contrasts import Contrast
     from dgmvlc_cli.cohort import Cohort
     from dgmvlc_cli.counterfactual import SubjectTask
+    from dgmvlc_cli.generators.training import TrainingPlan, TrainingSet
     from dgmvlc_cli.imaging.discovery import Scan
+    from dgmvlc_cli.text.encoders import Encoder
+    from dgmvlc_cli.text.projection import Practice
 
 SUBJECTS_PER_TASK = 8
 
@@ -219,9 +222,12 @@ def _preprocess_result(
     ]
     facts = {"ok": len(ok), "failed": failed, "passed_over": passed_over}
     return StageResult(
-        stage="preprocess", summary=summary, facts=facts, failed=failed,
+        stage="preprocess",
+        summary=summary,
+        facts=facts,
+        failed=failed,
         next_command="dgmvlc describe",
-    )  # fmt: skip
+    )
 
 
 # describe -----------------------------------------------------------------------------------
@@ -304,9 +310,11 @@ def _describe_result(
             lines.append(f"{len(ids)} {what.replace('_', ' ')}: {_few(ids)}")
     facts = {key: record[key] for key in ("studied", "summary", "unmatched", "placebos")}
     return StageResult(
-        stage="describe", summary=lines, facts=facts | {"sentences": len(prompts)},
+        stage="describe",
+        summary=lines,
+        facts=facts | {"sentences": len(prompts)},
         next_command="dgmvlc train",
-    )  # fmt: skip
+    )
 
 
 # train --------------------------------------------------------------------------------------
@@ -325,19 +333,22 @@ def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
         return _dry_run("train", lines)
     encoder = load_encoder(settings.study.text_encoder)
     embeddings = encoder.encode(list(cohort.sentences))
+    practice = _practice(cohort, encoder, settings.seed)
     images = load_images(ws, cohort.subjects, settings)
     workspace.write_table(ws.model(name) / "folds.tsv", assigned.reset_index())
     notes = []
     for fold in range(folds):
         training = (assigned != fold).to_numpy()
         plan = _training_plan(settings, fold, encoder.name, encoder.sha256)
-        data = _training_set(images, embeddings, training)
+        data = _training_set(images, embeddings, practice, training)
         notes.append(_train_one(ws, settings, run, plan, data, cohort, training))
     facts = {"model": name, "folds": folds, "subjects": len(assigned), "notes": notes}
     return StageResult(
-        stage="train", summary=[*notes, f"models: {ws.model(name)}"], facts=facts,
+        stage="train",
+        summary=[*notes, f"models: {ws.model(name)}"],
+        facts=facts,
         next_command=f"dgmvlc counterfactual --attribute {cohort.studied}",
-    )  # fmt: skip
+    )
 
 
 def load_images(
@@ -357,14 +368,33 @@ def load_images(
     return hu, labels
 
 
-def _training_set(images: tuple[np.ndarray, np.ndarray], embeddings: np.ndarray, use: np.ndarray):
+def _practice(cohort: Cohort, encoder: Encoder, seed: int) -> Practice:
+    """Practice sentences from recombined values of the table, and what they say."""
+    from dgmvlc_cli.text.describe import sentence
+    from dgmvlc_cli.text.projection import Practice, encode_rows, practice_rows
+
+    rows = practice_rows(cohort.rows, cohort.schema, seed)
+    return Practice(
+        embeddings=encoder.encode([sentence(row, cohort.schema) for row in rows]),
+        codes=encode_rows(rows, cohort.schema, cohort.rows),
+    )
+
+
+def _training_set(
+    images: tuple[np.ndarray, np.ndarray],
+    embeddings: np.ndarray,
+    practice: Practice,
+    use: np.ndarray,
+) -> TrainingSet:
     from dgmvlc_cli.generators.training import TrainingSet
 
     hu, labels = images
-    return TrainingSet(hu=hu[use], labels=labels[use], embeddings=embeddings[use])
+    return TrainingSet(
+        hu=hu[use], labels=labels[use], embeddings=embeddings[use], practice=practice
+    )
 
 
-def _training_plan(settings: Settings, fold: int, encoder: str, sha256: str):
+def _training_plan(settings: Settings, fold: int, encoder: str, sha256: str) -> TrainingPlan:
     from dgmvlc_cli.generators.training import TrainingPlan
 
     chosen, preset = settings.train, settings.preset
@@ -408,23 +438,25 @@ def _train_one(
             done = step
 
         train_fold(
-            data, plan, folder,
-            checkpoint_seconds=settings.train.checkpoint_seconds, on_step=on_step,
-        )  # fmt: skip
+            data,
+            plan,
+            folder,
+            checkpoint_seconds=settings.train.checkpoint_seconds,
+            on_step=on_step,
+        )
     sidecar.write(seconds=clock.seconds, command=run.command)
     shutil.rmtree(folder / "state", ignore_errors=True)
     return f"fold {plan.fold}: trained on {len(data.hu)} subjects in {clock.seconds:.0f} s"
 
 
-def _model_sidecar(
-    ws: Workspace, folder: Path, plan, cohort: Cohort, use: np.ndarray
-) -> Sidecar:
+def _model_sidecar(ws: Workspace, folder: Path, plan, cohort: Cohort, use: np.ndarray) -> Sidecar:
     subjects = [one for one, used in zip(cohort.subjects, use, strict=True) if used]
-    scans = {one: (workspace.read_json(ws.sidecar_path(one)) or {}).get("fingerprint") for one in subjects}  # fmt: skip
+    records = [workspace.read_json(ws.sidecar_path(one)) or {} for one in subjects]
+    scans = [record.get("fingerprint") for record in records]
     inputs = {
         **asdict(plan),
-        "scans": workspace.fingerprint(scans),
-        "sentences": workspace.fingerprint(cohort.sentences[subjects].to_dict()),
+        "scans": workspace.fingerprint(dict(zip(subjects, scans, strict=True))),
+        "sentences": workspace.fingerprint({"said": list(cohort.sentences[subjects])}),
     }
     weights = (folder / "diffusion_pytorch_model.safetensors", folder / "conditioning.safetensors")
     return Sidecar(path=folder / "train.json", inputs=inputs, outputs=weights)
@@ -527,9 +559,12 @@ def _subject_tasks(
     plans = _pair_plans(ws, settings, cohort, contrasts, set(folds.index))
     chosen = settings.counterfactual
     sampling = Sampling(
-        seed=settings.seed, seeds=chosen.seeds, steps=chosen.steps,
-        guidance_scale=chosen.guidance_scale, batch_size=chosen.batch_size,
-    )  # fmt: skip
+        seed=settings.seed,
+        seeds=chosen.seeds,
+        steps=chosen.steps,
+        guidance_scale=chosen.guidance_scale,
+        batch_size=chosen.batch_size,
+    )
     tasks = []
     for fold in sorted(folds.unique()):
         folder = ws.fold(name, int(fold))
@@ -539,9 +574,14 @@ def _subject_tasks(
             pairs = tuple(plan for one in subjects for plan in plans.get(one, []))
             tasks.append(
                 SubjectTask(
-                    fold=int(fold), model_folder=folder, model_sha256=model_sha256,
-                    workspace=ws, pairs=pairs, sampling=sampling, force=run.force,
-                )  # fmt: skip
+                    fold=int(fold),
+                    model_folder=folder,
+                    model_sha256=model_sha256,
+                    workspace=ws,
+                    pairs=pairs,
+                    sampling=sampling,
+                    force=run.force,
+                )
             )
     return [task for task in tasks if task.pairs]
 
@@ -558,11 +598,15 @@ def _pair_plans(
     from dgmvlc_cli.text.encoders import load_encoder
 
     wanted = [
-        (subject, contrast, arm_sentences(_row(cohort, subject), contrast, cohort.schema, cohort.rows))
+        (
+            subject,
+            contrast,
+            arm_sentences(_row(cohort, subject), contrast, cohort.schema, cohort.rows),
+        )
         for contrast in contrasts
         for subject in subjects_of(contrast, cohort.rows)
         if subject in known
-    ]  # fmt: skip
+    ]
     if not wanted:
         raise DgmvlcError(
             f"No held-out subject informs {contrasts[0].text}.",
@@ -598,6 +642,223 @@ def read_folds(ws: Workspace, model: str) -> pd.Series:
     path = ws.require(ws.model(model) / "folds.tsv", "trained model", "dgmvlc train")
     table = workspace.read_table(path, dtype={"subject": str, "fold": int})
     return table.set_index("subject")["fold"]
+
+
+# analyze ------------------------------------------------------------------------------------
+
+
+def analyze(
+    ws: Workspace,
+    settings: Settings,
+    run: Run,
+    *,
+    attribute: str | None = None,
+    reference: str | None = None,
+    target: str | None = None,
+) -> StageResult:
+    """Measures of real scans and arms -> the four numbers per measure and region -> report.
+
+    In a workspace without a clinical table only the real scans are measured.
+    """
+    if settings.table is None:
+        return _measure_only(ws, settings, run)
+    from dgmvlc_cli.analysis.effects import estimate_effects
+    from dgmvlc_cli.analysis.trust import compare_truth, verdicts
+    from dgmvlc_cli.cohort import covariates, load_cohort, placebo_contrasts
+    from dgmvlc_cli.counterfactual import contrast_name
+
+    cohort = load_cohort(ws)
+    contrast = _contrast(settings, cohort, attribute, reference, target)
+    placebos = placebo_contrasts(contrast, cohort)
+    name = settings.train.model
+    pairs = {one: _read_pairs(ws, name, one, contrast) for one in [contrast, *placebos]}
+    folder = ws.analysis(name, contrast_name(contrast))
+    if run.dry_run:
+        return _dry_run("analyze", [f"{len(pairs[contrast])} pairs -> {folder}"])
+    clock = Stopwatch()
+    measures = _measure(ws, settings, run, pd.concat(pairs.values()))
+    adjusted = covariates(settings, cohort.schema, contrast)
+    effects = estimate_effects(measures, cohort.rows, contrast, placebos, adjusted, settings.seed)
+    judged = verdicts(effects)
+    truth = _truth(ws, settings)
+    compared = None
+    if truth is not None:
+        compared = compare_truth(effects, truth, set(pairs[contrast]["subject"]))
+        workspace.write_table(folder / "truth.tsv", compared)
+    workspace.write_table(folder / "measures.tsv", measures)
+    workspace.write_table(folder / "effects.tsv", effects)
+    workspace.write_table(folder / "verdicts.tsv", judged)
+    contents = _contents(
+        ws,
+        settings,
+        run,
+        cohort,
+        contrast,
+        pairs[contrast],
+        measures,
+        effects,
+        judged,
+        compared,
+        adjusted,
+        clock.seconds,
+    )
+    return _report(folder, contents, run, clock)
+
+
+def _report(folder: Path, contents: Any, run: Run, clock: Stopwatch) -> StageResult:
+    """Write the report and say where it lies."""
+    from dgmvlc_cli.report.html import write_report
+
+    run.reporter.note("writing the report")
+    page = write_report(folder, contents)
+    facts = {
+        "contrast": contents.contrast,
+        "report": str(page),
+        "effects": str(folder / "effects.tsv"),
+        "verdict": list(contents.verdict),
+    }
+    Sidecar(path=folder / "analysis.json", inputs={"contrast": contents.contrast}).write(
+        seconds=clock.seconds, command=run.command
+    )
+    return StageResult(
+        stage="analyze",
+        summary=[*contents.verdict, f"report: {page}"],
+        facts=facts,
+        next_command=f"open {page}",
+    )
+
+
+def _read_pairs(ws: Workspace, model: str, contrast: Contrast, asked: Contrast) -> pd.DataFrame:
+    from dgmvlc_cli.counterfactual import contrast_name
+
+    command = (
+        f"dgmvlc counterfactual --attribute {asked.attribute} "
+        f'--from "{asked.reference}" --to "{asked.target}"'
+    )
+    path = ws.contrast(model, contrast_name(contrast)) / "pairs.tsv"
+    ws.require(path, f"pairs for {contrast.text}", command)
+    return workspace.read_table(path, dtype={"subject": str})
+
+
+def _measure(ws: Workspace, settings: Settings, run: Run, pairs: pd.DataFrame) -> pd.DataFrame:
+    """measures.tsv of every held-out subject: the real scan and all its arms."""
+    from dgmvlc_cli.measuring import COLUMNS, MeasureTask, arms_of, measure_task
+
+    folds = read_folds(ws, settings.train.model)
+    arms = arms_of(pairs, ws.root)
+    preset = settings.preset
+    tasks = [
+        MeasureTask(
+            workspace=ws,
+            subject=subject,
+            fold=int(fold),
+            arms=tuple(arms.get(subject, ())),
+            grid=preset.grid,
+            spacing_mm=preset.spacing_mm,
+        )
+        for subject, fold in zip(map(str, folds.index), folds, strict=True)
+    ]
+    rows: list[dict[str, Any]] = []
+    with run.reporter.track("measure", len(tasks)) as advance:
+        for outcome in parallel.run(measure_task, tasks, run.workers):
+            if outcome.error is not None:
+                raise outcome.error
+            rows += outcome.result or []
+            advance()
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    return table.sort_values(["subject", "arm", "seed"], kind="stable", ignore_index=True)
+
+
+def _measure_only(ws: Workspace, settings: Settings, run: Run) -> StageResult:
+    """Measures of the preprocessed scans alone."""
+    from dgmvlc_cli.cohort import ready_subjects
+    from dgmvlc_cli.measuring import COLUMNS, MeasureTask, measure_task
+
+    subjects = ready_subjects(ws)
+    path = ws.root / "analysis" / "measures.tsv"
+    if run.dry_run:
+        return _dry_run("analyze", [f"{len(subjects)} scans -> {path}"])
+    tasks = [
+        MeasureTask(workspace=ws, subject=one, fold=None, arms=(), grid=None, spacing_mm=0.0)
+        for one in subjects
+    ]
+    rows: list[dict[str, Any]] = []
+    with run.reporter.track("measure", len(tasks)) as advance:
+        for outcome in parallel.run(measure_task, tasks, run.workers):
+            rows += outcome.result or []
+            advance()
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    workspace.write_table(path, table.sort_values("subject", kind="stable"))
+    summary = [f"{len(subjects)} scans measured (there is no clinical table to learn from): {path}"]
+    return StageResult(stage="analyze", summary=summary, facts={"measures": str(path)})
+
+
+def _truth(ws: Workspace, settings: Settings) -> pd.DataFrame | None:
+    """The phantom's exact counterfactual truth, where the settings name it."""
+    if settings.analyze.truth is None:
+        return None
+    path = ws.root / settings.analyze.truth
+    ws.require(path, "truth table", "dgmvlc phantom")
+    return workspace.read_table(path, dtype={"subject": str})
+
+
+def _contents(
+    ws: Workspace,
+    settings: Settings,
+    run: Run,
+    cohort: Cohort,
+    contrast: Contrast,
+    pairs: pd.DataFrame,
+    measures: pd.DataFrame,
+    effects: pd.DataFrame,
+    judged: pd.DataFrame,
+    truth: pd.DataFrame | None,
+    adjusted: list[str],
+    seconds: float,
+) -> Any:
+    """Everything that the report shows, gathered from the workspace."""
+    from dgmvlc_cli.analysis.effects import balance
+    from dgmvlc_cli.analysis.trust import summary_sentence
+    from dgmvlc_cli.report import assemble
+    from dgmvlc_cli.report.contents import ReportContents
+
+    name = settings.train.model
+    subjects = workspace.read_table(ws.subjects_path, dtype=str)
+    loaded = assemble.load_pairs(ws, settings, pairs)
+    folds = read_folds(ws, name)
+    record = workspace.read_json(ws.attributes_path)
+    return ReportContents(
+        title=f"{contrast.text} in {ws.root.resolve().name}",
+        contrast=contrast.text,
+        attribute=contrast.attribute,
+        verdict=[summary_sentence(judged, effects)],
+        verdicts=judged,
+        effects=effects,
+        measures=measures,
+        balance=balance(cohort.rows, contrast, adjusted, settings.seed),
+        cohort=assemble.cohort_rows(record),
+        counts=assemble.counts(subjects, cohort, int(pairs["subject"].nunique())),
+        exclusions=workspace.read_table(ws.text / "exclusions.tsv", dtype=str),
+        failures=assemble.failures(subjects),
+        qc=[(one, ws.qc_path(one)) for one in cohort.subjects],
+        training=assemble.training_logs(ws, name, settings.train.folds),
+        fit=assemble.fit_table(loaded, folds, cohort.rows[contrast.attribute], contrast),
+        pairs=loaded,
+        truth=truth,
+        placebo_words=cohort.words,
+        methods=assemble.methods_facts(ws, settings, cohort, subjects, pairs, adjusted),
+        provenance={
+            "versions": workspace.versions(),
+            "command": run.command,
+            "seed": settings.seed,
+            "model_sha256": dict(
+                pairs.groupby("fold")["model_sha256"].first().rename(index=lambda k: f"fold {k}")
+            ),
+            "seconds": round(seconds, 1),
+            "settings": settings.model_dump(mode="json", by_alias=True, exclude={"table_schema"}),
+        },
+        guidance_scale=float(pairs["guidance_scale"].iloc[0]),
+    )
 
 
 def _dry_run(stage: str, lines: list[str]) -> StageResult:

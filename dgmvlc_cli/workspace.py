@@ -188,8 +188,9 @@ class Sidecar:
     def is_current(self) -> bool:
         """True where the saved fingerprint matches and every output is there."""
         saved = self.previous()
-        made = all(output.exists() for output in self.outputs)
-        return bool(saved) and made and saved.get("fingerprint") == self.fingerprint
+        if not saved or saved.get("fingerprint") != self.fingerprint:
+            return False
+        return all(output.exists() for output in self.outputs)
 
     def why_stale(self) -> str:
         """Why the output is computed again, in words for the user."""

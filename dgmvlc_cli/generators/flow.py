@@ -22,7 +22,7 @@ from dgmvlc_cli.generators import wavelet
 class Conditions:
     """What an image is generated from.
 
-    context: (N, C, d, h, w) mask bands and coordinates.  text: (N, K) whitened embedding.
+    context: (N, C, d, h, w) mask bands and coordinates.  text: (N, K) projected embedding.
     """
 
     context: torch.Tensor
@@ -103,9 +103,7 @@ def sample(
     """
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
     scheduler.set_timesteps(sigmas=torch.linspace(1.0, 1.0 / steps, steps).tolist())
-    unconditional = Conditions(
-        context=conditions.context, text=torch.zeros_like(conditions.text)
-    )
+    unconditional = Conditions(context=conditions.context, text=torch.zeros_like(conditions.text))
     x = noise
     for index, step in enumerate(scheduler.timesteps):
         t = scheduler.sigmas[index].to(x).expand(len(x))

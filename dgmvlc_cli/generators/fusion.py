@@ -38,9 +38,8 @@ class AffineFusion(nn.Module):
         self.affine2 = Affine(outputs, condition_dim)
         self.conv2 = nn.Conv3d(outputs, outputs, 3, padding=1)
         self.skip = nn.Conv3d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
-        nn.init.zeros_(self.conv2.weight)
-        if self.conv2.bias is not None:
-            nn.init.zeros_(self.conv2.bias)
+        for parameter in self.conv2.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """x: (N, inputs, D, H, W); condition: (N, K) -> (N, outputs, D, H, W)."""
@@ -63,9 +62,8 @@ class RegionalShift(nn.Module):
         super().__init__()
         self.coefficients = nn.Linear(text_dim, 3 * self.knots)
         self.gate = nn.Linear(time_dim, 3 * self.knots)
-        for layer in (self.coefficients, self.gate):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(
         self, text: torch.Tensor, time: torch.Tensor, lung: torch.Tensor, position: torch.Tensor

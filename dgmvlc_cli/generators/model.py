@@ -1,8 +1,8 @@
 """A trained generator as a folder: the network and everything that inference needs.
 
 `config.json` and `diffusion_pytorch_model.safetensors` are the network as diffusers saves it;
-`conditioning.safetensors` and `conditioning.json` hold the whitening, the class locations
-and scales, the band scales, and what the model refuses to run without.
+`conditioning.safetensors` and `conditioning.json` hold the reading of the text, the class
+locations and scales, the band scales, and what the model refuses to run without.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dgmvlc_cli.generators import wavelet
 from dgmvlc_cli.generators.flow import Conditions, mask_context, sample
 from dgmvlc_cli.generators.networks import TextUNet
 from dgmvlc_cli.imaging.intensity import Standardiser
-from dgmvlc_cli.text.whitening import Whitening
+from dgmvlc_cli.text.projection import Projection
 
 HU_RANGE = (-1024.0, 3071.0)
 
@@ -31,11 +31,11 @@ class Conditioning:
     """What turns scans and sentences into network inputs, fixed on the training subjects.
 
     band_scale: (B,) SD of each wavelet band of the standardised image.
-    encoder, encoder_sha256: the text encoder whose embeddings the whitening was fitted on.
+    encoder, encoder_sha256: the text encoder whose embeddings the projection reads.
     """
 
     standardiser: Standardiser
-    whitening: Whitening
+    projection: Projection
     band_scale: np.ndarray
     grid: tuple[int, int, int]
     spacing_mm: float
@@ -59,7 +59,7 @@ class Generator:
     def conditions(self, labels: np.ndarray, embeddings: np.ndarray) -> Conditions:
         """labels: (N, D, H, W) Tissue values; embeddings: (N, E) of the encoder."""
         context = mask_context(torch.from_numpy(labels), self.conditioning.wavelet_levels)
-        text = torch.from_numpy(self.conditioning.whitening(embeddings))
+        text = torch.from_numpy(self.conditioning.projection(embeddings))
         return Conditions(context=context, text=text)
 
     def noise_shape(self) -> tuple[int, int, int, int]:
@@ -84,9 +84,7 @@ class Generator:
         bands = sample(
             self.network,
             torch.from_numpy(noise).to(device),
-            Conditions(
-                context=conditions.context.to(device), text=conditions.text.to(device)
-            ),
+            Conditions(context=conditions.context.to(device), text=conditions.text.to(device)),
             self.sigma.to(device),
             steps=steps,
             shift=shift,
@@ -106,8 +104,8 @@ class Generator:
         self.network.save_pretrained(folder)
         conditioning = self.conditioning
         arrays = {
-            "mean": conditioning.whitening.mean,
-            "matrix": conditioning.whitening.matrix,
+            "mean": conditioning.projection.mean,
+            "matrix": conditioning.projection.matrix,
             "band_scale": conditioning.band_scale,
         }
         with workspace.atomic_path(folder / "conditioning.safetensors") as temporary:
@@ -136,9 +134,11 @@ class Generator:
         standardiser = {key: tuple(value) for key, value in facts.pop("standardiser").items()}
         conditioning = Conditioning(
             standardiser=Standardiser(**standardiser),
-            whitening=Whitening(mean=arrays["mean"], matrix=arrays["matrix"]),
+            projection=Projection(mean=arrays["mean"], matrix=arrays["matrix"]),
             band_scale=arrays["band_scale"],
             **{**facts, "grid": tuple(facts["grid"])},
         )
         network.eval().requires_grad_(False)
-        return cls(network=network.to(memory_format=torch.channels_last_3d), conditioning=conditioning)
+        return cls(
+            network=network.to(memory_format=torch.channels_last_3d), conditioning=conditioning
+        )

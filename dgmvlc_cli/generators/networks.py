@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -20,7 +21,7 @@ class TextUNet(ModelMixin, ConfigMixin):
     """F(c_in x_t, t, mask, text): what the preconditioned flow asks of a network.
 
     bands: wavelet bands of the image.  context: channels of mask bands and coordinates.
-    text_dim: size of the whitened sentence embedding.  widths: channels per resolution.
+    text_dim: size of the projected sentence embedding.  widths: channels per resolution.
     fusion: `affine`, or `none` (the text is ignored: the ablation).
     """
 
@@ -42,17 +43,14 @@ class TextUNet(ModelMixin, ConfigMixin):
         self.stem = nn.Conv3d(bands + context, widths[0], 3, padding=1)
         self.down = nn.ModuleList(AffineFusion(width, width, condition) for width in widths)
         self.shrink = nn.ModuleList(
-            nn.Conv3d(fine, coarse, 3, stride=2, padding=1)
-            for fine, coarse in zip(widths, widths[1:], strict=False)
+            nn.Conv3d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in pairwise(widths)
         )
         self.middle = AffineFusion(widths[-1], widths[-1], condition)
-        self.grow = nn.ModuleList(
-            nn.Conv3d(coarse, fine, 1) for fine, coarse in zip(widths, widths[1:], strict=False)
-        )
+        self.grow = nn.ModuleList(nn.Conv3d(coarse, fine, 1) for fine, coarse in pairwise(widths))
         self.up = nn.ModuleList(AffineFusion(2 * width, width, condition) for width in widths[:-1])
         self.head = nn.Conv3d(widths[0], bands, 3, padding=1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(
         self, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor, text: torch.Tensor

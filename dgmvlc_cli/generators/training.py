@@ -25,7 +25,7 @@ from dgmvlc_cli.generators.flow import Conditions, flow_loss, mask_context, shif
 from dgmvlc_cli.generators.model import Conditioning, Generator
 from dgmvlc_cli.generators.networks import TextUNet
 from dgmvlc_cli.imaging.intensity import fit_standardiser
-from dgmvlc_cli.text.whitening import fit_whitening
+from dgmvlc_cli.text.projection import Practice, fit_projection
 
 TIME_SHIFT_RANGE = (1.0, 40.0)  # level is decided near t = 1, texture below: train both
 LOW_PASS_WEIGHT = 4.0
@@ -42,11 +42,13 @@ class TrainingSet:
     """The scans and sentences of one fold's training subjects.
 
     hu: (n, D, H, W) float32.  labels: (n, D, H, W) uint8.  embeddings: (n, E) float32.
+    practice: sentences without images, from which the text is learned to be read.
     """
 
     hu: np.ndarray
     labels: np.ndarray
     embeddings: np.ndarray
+    practice: Practice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,12 +126,12 @@ def train_fold(
 
 
 def fit_conditioning(data: TrainingSet, plan: TrainingPlan) -> Conditioning:
-    """Standardisation, whitening and band scales of the training subjects."""
+    """Standardisation, text reading and band scales of the training subjects."""
     standardiser = fit_standardiser(zip(data.hu, data.labels, strict=True))
     bands = image_bands(data, standardiser, plan.wavelet_levels)
     return Conditioning(
         standardiser=standardiser,
-        whitening=fit_whitening(data.embeddings),
+        projection=fit_projection(data.practice, data.embeddings),
         band_scale=band_scale(bands, data.labels, plan.wavelet_levels),
         grid=plan.grid,
         spacing_mm=plan.spacing_mm,
@@ -169,7 +171,7 @@ def to_tensors(data: TrainingSet, conditioning: Conditioning) -> Tensors:
         bands=image_bands(data, conditioning.standardiser, levels),
         weight=loss_weight(data.labels, levels),
         context=mask_context(torch.from_numpy(data.labels), levels),
-        text=torch.from_numpy(conditioning.whitening(data.embeddings)),
+        text=torch.from_numpy(conditioning.projection(data.embeddings)),
     )
 
 
@@ -181,7 +183,7 @@ def build_network(conditioning: Conditioning, plan: TrainingPlan) -> TextUNet:
         return TextUNet(
             bands=bands,
             context=4 * bands + 3,
-            text_dim=conditioning.whitening.dim,
+            text_dim=conditioning.projection.dim,
             widths=plan.widths,
             fusion=plan.fusion,
         ).to(memory_format=torch.channels_last_3d)

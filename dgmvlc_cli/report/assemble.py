@@ -72,13 +72,14 @@ def fit_table(
     table = pd.DataFrame(rows)
     if table.empty:
         return []
-    return [_fit_row(fold, region, part) for (fold, region), part in table.groupby(["fold", "region"])]
+    return [_fit_row(part) for _, part in table.groupby(["fold", "region"])]
 
 
-def _fit_row(fold: int, region: str, part: pd.DataFrame) -> dict[str, Any]:
+def _fit_row(part: pd.DataFrame) -> dict[str, Any]:
+    """Means over the subjects of one fold and region."""
     return {
-        "fold": fold,
-        "region": region,
+        "fold": int(part["fold"].iloc[0]),
+        "region": str(part["region"].iloc[0]),
         "real_mean_hu": float(part["real"].mean()),
         "generated_mean_hu": float(part["generated"].mean()),
         "real_sd_between": float(part["real"].std()),
@@ -93,16 +94,16 @@ def cohort_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for name, facts in record["summary"].items():
         levels = facts.get("levels") or _range(facts)
-        rows.append({"attribute": name, "coverage": facts.get("coverage"), "levels": levels})
+        coverage = facts["present"] / max(facts["n"], 1)
+        rows.append({"attribute": name, "coverage": coverage, "levels": levels})
     return rows
 
 
 def _range(facts: Mapping[str, Any]) -> str:
-    found = [facts.get(key) for key in ("minimum", "median", "maximum")]
-    if None in found:
+    if "median" not in facts:
         return ""
-    low, middle, high = (f"{value:g}" for value in found)
-    return f"median {middle}, {low} to {high}"
+    low, middle, high = (f"{facts[key]:g}" for key in ("min", "median", "max"))
+    return f"median {middle}, {low} to {high} {facts['unit']}".strip()
 
 
 def counts(subjects: pd.DataFrame, cohort: Cohort, used: int) -> dict[str, int]:
@@ -161,7 +162,12 @@ def methods_facts(
             "guidance_scale": float(pairs["guidance_scale"].iloc[0]),
             "pairs": len(pairs),
         },
-        "analyze": {"covariates": covariates},
+        "analyze": {
+            "covariates": covariates,
+            "estimand": "overlap",
+            "standard_errors": "HC3",
+            "adjustment": "Benjamini-Hochberg",
+        },
     }
     phantom = _phantom_facts(ws, settings)
     return {**({"phantom": phantom} if phantom else {}), **facts}
@@ -184,4 +190,3 @@ def generated_mean_error_hu(fit: list[dict[str, Any]]) -> float:
         if row["region"] == "lungs"
     ]
     return float(np.max(errors)) if errors else float("nan")
-

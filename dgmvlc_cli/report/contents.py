@@ -10,17 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dgmvlc_cli.analysis.effects import EFFECT_COLUMNS
+from dgmvlc_cli.analysis.readings import MEASURE_COLUMNS
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.imaging.volume import Tissue
+from dgmvlc_cli.report.words import PRIMARY_MEASURE
 
-EFFECT_COLUMNS = [
-    *("measure", "region", "contrast", "kind", "n", "effect"),
-    *("ci_low", "ci_high", "p", "p_adjusted", "unit", "method"),
-]
-MEASURE_COLUMNS = [
-    *("subject", "fold", "seed", "arm", "region", "measure", "value", "unit", "reason"),
-]
-VERDICT_COLUMNS = ["measure", "region", "verdict", "sentence"]
+VERDICT_COLUMNS = ("measure", "region", "verdict", "sentence")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +140,14 @@ class ReportContents:
         """Reference and target arm as the table of measures names them."""
         reference, target = self.levels
         return f"{self.attribute}={reference}", f"{self.attribute}={target}"
+
+    @property
+    def truths(self) -> dict[str, float]:
+        """Region -> true change of the primary measure, where it is known."""
+        if self.truth is None:
+            return {}
+        rows = self.truth[self.truth["measure"] == PRIMARY_MEASURE].dropna(subset=["truth"])
+        return dict(zip(rows["region"], rows["truth"].astype(float), strict=True))
 
     def effects_of(self, kind: str, measure: str | None = None) -> pd.DataFrame:
         """Rows of one kind; of the studied contrast alone unless the kind is a placebo."""

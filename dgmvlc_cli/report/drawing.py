@@ -26,6 +26,9 @@ RULE = "#d5dbe1"
 BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"
 PINK, ORANGE, SKY, GREY = "#CC79A7", "#E69F00", "#56B4E9", "#8a96a3"
 
+WIDTH = 7.2
+"""Of every figure, inches: at 700 pixels its smallest text is 11 pixels high."""
+
 THEME = {
     INK: "currentColor",
     FAINT: "var(--faint)",

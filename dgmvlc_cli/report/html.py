@@ -16,6 +16,9 @@ from markupsafe import Markup
 from PIL import Image
 
 from dgmvlc_cli import __version__
+from dgmvlc_cli.analysis.contrasts import Contrast
+from dgmvlc_cli.analysis.effects import fold_effects
+from dgmvlc_cli.analysis.zones import CONTROL_REGIONS
 from dgmvlc_cli.report import words
 from dgmvlc_cli.report.contents import ReportContents, records
 from dgmvlc_cli.report.drawing import Drawing, data_uri, write_atomically
@@ -64,7 +67,7 @@ def render(contents: ReportContents, drawings: Mapping[str, Drawing]) -> str:
         lstrip_blocks=True,
     )
     environment.globals.update(words=words, badges=BADGES, version=__version__)
-    environment.filters["json"] = script_json
+    environment.filters.update(json=script_json, prose=words.prose)
     page = environment.get_template("report.html.j2")
     return page.render(
         contents=contents,
@@ -88,21 +91,25 @@ def _inline(drawing: Drawing) -> dict[str, Any]:
     }
 
 
-# --- what the summary says -----------------------------------------------------------------
-
-
 def _summary_context(contents: ReportContents) -> dict[str, Any]:
     verdicts = _ordered(contents.verdicts)
     primary = [row for row in verdicts if row["measure"] == words.PRIMARY_MEASURE]
     debiased = _by_place(contents.effects_of("debiased"))
     for row in verdicts:
         row["effect"] = debiased.get((row["measure"], row["region"]))
+        row["reason"] = _reason(row)
     headline = [row for row in primary if row["region"] in words.HEADLINE_REGIONS]
     return {
         "headline": headline or primary[:4],
         "other_verdicts": [row for row in verdicts if row not in (headline or primary[:4])],
         "trust": trust_facts(contents),
     }
+
+
+def _reason(row: Mapping[str, Any]) -> str:
+    """The sentence of a verdict without the words that stand beside it anyway."""
+    _, found, reason = str(row["sentence"]).partition(f": {row['verdict']}. ")
+    return reason if found else str(row["sentence"])
 
 
 def trust_facts(contents: ReportContents) -> dict[str, Any] | None:
@@ -133,32 +140,34 @@ def trust_facts(contents: ReportContents) -> dict[str, Any] | None:
 
 def _lung_rows(contents: ReportContents, kind: str) -> pd.DataFrame:
     rows = contents.effects_of(kind, words.PRIMARY_MEASURE)
-    return rows[~rows["region"].isin(words.CONTROL_REGIONS) & rows["ci_low"].notna()]
+    return rows[~rows["region"].isin(CONTROL_REGIONS) & rows["ci_low"].notna()]
 
 
 def _excluding_zero(rows: pd.DataFrame) -> int:
     return int(((rows["ci_low"] > 0) | (rows["ci_high"] < 0)).sum())
 
 
-# --- the table of effects ------------------------------------------------------------------
-
-
 def _effects_context(contents: ReportContents) -> dict[str, Any]:
     rows = effect_table(contents)
-    methods = contents.effects.dropna(subset=["method"]).groupby("kind", sort=False)["method"]
     return {
         "effect_rows": rows,
         "primary_rows": [row for row in rows if row["measure"] == words.PRIMARY_MEASURE],
         "effect_measures": list(dict.fromkeys(row["measure"] for row in rows)),
         "effect_regions": list(dict.fromkeys(row["region"] for row in rows)),
         "folds": fold_table(contents),
-        "effect_methods": [
-            (words.KINDS.get(kind, kind), ", ".join(dict.fromkeys(methods.get_group(kind))))
-            for kind in words.KINDS
-            if kind in methods.groups
-        ],
+        "effect_methods": effect_methods(contents),
         "truth_rows": [] if contents.truth is None else _ordered(contents.truth),
     }
+
+
+def effect_methods(contents: ReportContents) -> list[tuple[str, str]]:
+    """(kind, method) for each kind; what a method text adds for one row alone is left out."""
+    known = contents.effects.dropna(subset=["effect"])
+    return [
+        (label, ", or ".join(dict.fromkeys(method.partition(";")[0] for method in methods)))
+        for kind, label in words.KINDS.items()
+        if len(methods := known[known["kind"] == kind]["method"].astype(str))
+    ]
 
 
 def effect_table(contents: ReportContents) -> list[dict[str, Any]]:
@@ -215,14 +224,13 @@ def fold_table(contents: ReportContents) -> pd.DataFrame:
 
     Empty with fewer than two folds.
     """
-    table = contents.measures[contents.measures["measure"] == words.PRIMARY_MEASURE]
-    table = table[table["arm"].isin(contents.arms) & table["region"].isin(words.HEADLINE_REGIONS)]
-    means = table.groupby(["region", "fold", "arm"])["value"].mean().unstack("arm")
-    if means.empty or not set(contents.arms) <= set(means):
+    if not contents.measures["arm"].isin(contents.arms).any():
         return pd.DataFrame()
-    reference, target = contents.arms
-    change = (means[target] - means[reference]).unstack("fold")
-    ordered = change.loc[sorted(change.index, key=words.region_order)]
+    effects = fold_effects(contents.measures, Contrast(contents.attribute, *contents.levels))
+    shown = effects["region"].isin(words.HEADLINE_REGIONS)
+    shown &= effects["measure"] == words.PRIMARY_MEASURE
+    wide = effects[shown].pivot(index="region", columns="fold", values="effect")
+    ordered = wide.loc[sorted(wide.index, key=words.region_order)]
     return ordered if ordered.shape[1] > 1 else pd.DataFrame()
 
 
@@ -236,9 +244,6 @@ def _ordered(table: pd.DataFrame) -> list[dict[str, Any]]:
         return words.measure_order(measure), measure, words.region_order(region), region
 
     return sorted(records(table), key=place)
-
-
-# --- pictures ------------------------------------------------------------------------------
 
 
 def _pairs_context(contents: ReportContents) -> dict[str, Any]:
@@ -275,9 +280,6 @@ def _thumbnail(path: Path) -> bytes:
     stream = io.BytesIO()
     small.save(stream, "JPEG", quality=84)
     return stream.getvalue()
-
-
-# --- cohort, methods, provenance -----------------------------------------------------------
 
 
 def _cohort_context(contents: ReportContents) -> dict[str, Any]:
@@ -331,9 +333,6 @@ def _leaf(value: Any) -> str:
     if isinstance(value, float):
         return words.MISSING if words.is_missing(value) else f"{value:.6g}"
     return words.MISSING if value is None else str(value)
-
-
-# --- for machines --------------------------------------------------------------------------
 
 
 def report_json(

@@ -153,9 +153,6 @@ def _by_name(keys: list[str]) -> str:
     return f"({'; '.join(REFERENCES[key].short for key in keys)})"
 
 
-# --- one function a stage ------------------------------------------------------------------
-
-
 def _phantom(facts: Facts, contents: ReportContents) -> Iterable[str]:
     yield (
         f"The cohort is synthetic{_of(facts, 'subjects', ': {} subjects')}, rendered by the "
@@ -195,7 +192,8 @@ def _describe(facts: Facts, contents: ReportContents) -> Iterable[str]:
         source = " [wang2020]" if "minilm" in str(facts["encoder"]).lower() else ""
         yield (
             f"The sentences were embedded by the frozen text encoder {facts['encoder']}{source}; "
-            "embeddings were centred and whitened on the training cohort."
+            "a linear reading of the embedding, learned on practice sentences recombined from the "
+            "table without any image, conditions the generator."
         )
     if facts.get("placebos"):
         yield (
@@ -225,8 +223,13 @@ def _train(facts: Facts, contents: ReportContents) -> Iterable[str]:
             f"{_count(facts['folds'])} models were trained, each on the other folds' subjects"
             f"{_of(facts, 'steps', ', {} steps each')}{_of(facts, 'batch_size', ', batch size {}')}"
             f"{_of(facts, 'ema_decay', ', with averaged weights (decay {})')}"
-            f"{_of(facts, 'text_dropout', ', the sentence dropped in {} of the cases')}."
+            f"{_dropout(facts)}."
         )
+
+
+def _dropout(facts: Facts) -> str:
+    share = facts.get("text_dropout")
+    return f", the sentence dropped in {100 * share:g} % of the steps" if share else ""
 
 
 def _fusion(facts: Facts) -> str:
@@ -285,9 +288,6 @@ STAGES: dict[str, tuple[str, Callable[[Facts, ReportContents], Iterable[str]]]] 
     "counterfactual": ("Counterfactual pairs", _counterfactual),
     "analyze": ("Effects", _analyze),
 }
-
-
-# --- words ---------------------------------------------------------------------------------
 
 
 def _of(facts: Facts, key: str, template: str) -> str:

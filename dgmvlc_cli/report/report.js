@@ -2,8 +2,6 @@
 
 /* The page reads well without any of this: tables are whole, and image pairs have a static figure. */
 
-// --- tables: sorting and filtering ----------------------------------------------------------
-
 function sortKey(row, column) {
   const cell = row.cells[column];
   const value = cell.dataset.value;
@@ -58,8 +56,6 @@ function makeFilter(form) {
   form.addEventListener("submit", (event) => event.preventDefault());
   apply();
 }
-
-// --- the slice viewer -----------------------------------------------------------------------
 
 const PLANES = {
   coronal: { axis: 1, rows: 0, columns: 2, flipped: true, ends: ["R", "L", "S", "I"] },
@@ -357,8 +353,6 @@ class Viewer {
     });
   }
 }
-
-// --- the table of contents ------------------------------------------------------------------
 
 function followReading(links) {
   const byId = new Map(links.map((link) => [link.hash.slice(1), link]));

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
+
+from dgmvlc_cli.analysis.measures import MEASURES
+from dgmvlc_cli.analysis.zones import REGIONS
 
 MISSING = "–"
 MINUS = "−"
@@ -19,41 +23,10 @@ KINDS = {
     "placebo_debiased": "Placebo, debiased",
 }
 
-REGIONS = {
-    "lungs": "Both lungs",
-    "right_lung": "Right lung",
-    "left_lung": "Left lung",
-    "upper": "Upper third",
-    "middle": "Middle third",
-    "lower": "Lower third",
-    "anterior": "Anterior half",
-    "posterior": "Posterior half",
-    "core": "Core",
-    "rind": "Rind (outer 15 mm)",
-    "airway": "Airway",
-    "body": "Soft tissue",
-    "outside": "Outside the body",
-}
-CONTROL_REGIONS = ("airway", "body", "outside")
-"""Where no lung effect can be: what moves here is the generator's doing."""
 HEADLINE_REGIONS = ("lungs", "upper", "middle", "lower")
+"""The regions that the summary and the small figures show."""
 
-MEASURES = {
-    "mean_hu": "Mean HU",
-    "median_hu": "Median HU",
-    "sd_hu": "SD of HU",
-    "skewness": "Skewness",
-    "kurtosis": "Kurtosis",
-    "perc15_hu": "Perc15",
-    "laa950_percent": "LAA−950",
-    "laa910_percent": "LAA−910",
-    "laa856_percent": "LAA−856",
-    "haa_percent": "HAA (−600 to −250)",
-    "volume_ml": "Volume",
-    "mass_g": "Mass",
-}
-
-_DECIMALS = {"HU": 1, "%": 2, "ml": 0, "mL": 0, "g": 1, "mm": 1}
+_DECIMALS = {"HU": 1, "%": 2, "mL": 0, "g": 1, "mm": 1}
 
 
 def is_missing(value: Any) -> bool:
@@ -102,12 +75,24 @@ def percent(share: Any) -> str:
 
 def region_label(name: str) -> str:
     """ "upper" -> "Upper third"; a name unknown here is written out."""
-    return REGIONS.get(name, name.replace("_", " ").capitalize())
+    label = REGIONS[name].label if name in REGIONS else name.replace("_", " ")
+    return label[:1].upper() + label[1:]
 
 
 def measure_label(name: str) -> str:
     """ "laa950_percent" -> "LAA−950"; a name unknown here is written out."""
-    return MEASURES.get(name, name.replace("_", " ").capitalize())
+    known = name in MEASURES
+    return prose(MEASURES[name].label) if known else name.replace("_", " ").capitalize()
+
+
+def unit_label(unit: str) -> str:
+    """ "HU" -> "HU"; "1", the unit of what has none, -> ""."""
+    return "" if unit == "1" else unit
+
+
+def prose(text: str) -> str:
+    """A sentence with true minus signs before digits and true arrows."""
+    return re.sub(r"(?<![\w)])-(?=\d)|(?<=LAA)-(?=\d)", MINUS, text).replace("->", "→")
 
 
 def region_order(name: str) -> int:

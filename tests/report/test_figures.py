@@ -107,6 +107,18 @@ def test_seeds_of_one_subject_are_averaged_in_the_slopes(
     np.testing.assert_allclose(data.iloc[:, 2], once.iloc[:, 2] + 5)
 
 
+def test_the_table_of_the_map_holds_every_cell_drawn(drawings: dict[str, Drawing]) -> None:
+    data = drawings["map"].data
+    profile = data[data["view"] == "height"]
+    assert (profile["low"] < profile["mean"]).all() and (profile["mean"] < profile["high"]).all()
+    for view in ("front", "side"):
+        cells = data[data["view"] == view]
+        assert cells["mean"].notna().all()
+        assert cells[["height", "across"]].max().max() < 1
+        top = cells[cells["height"] > 2 / 3]["mean"].mean()
+        assert top < cells[cells["height"] < 1 / 3]["mean"].mean() - 15
+
+
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,9 +88,6 @@ def page_of(contents: ReportContents) -> str:
     return render(contents, draw_all(contents))
 
 
-# --- the file --------------------------------------------------------------------------------
-
-
 def test_nothing_is_loaded_from_anywhere(folder: Path, page: Page) -> None:
     for tag, attributes in page.tags:
         assert tag not in {"link", "iframe", "object", "embed", "base"}
@@ -138,9 +135,6 @@ def test_the_page_stays_below_25_mb_with_as_many_pairs_as_the_viewer_takes(folde
     text = (folder / "report.html").read_text("utf-8")
     pairs = re.findall(r'<script type="application/json" id="pair-.*?</script>', text, re.DOTALL)
     assert len(text.encode()) - sum(map(len, pairs)) + MAX_BYTES < 24e6
-
-
-# --- its numbers -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("table", ["primary-table", "effects-table"])
@@ -206,9 +200,6 @@ def test_report_json_holds_what_the_page_shows(folder: Path, contents: ReportCon
     for figure in document["figures"]:
         for file in figure["files"].values():
             assert (folder / file).is_file()
-
-
-# --- what may go wrong ---------------------------------------------------------------------------
 
 
 def test_what_comes_from_tables_cannot_become_markup(
@@ -306,9 +297,6 @@ def test_a_table_without_its_columns_is_refused(build: Build, contents: ReportCo
         build(effects=contents.effects.drop(columns="kind"))
 
 
-# --- in a browser ----------------------------------------------------------------------------
-
-
 def dump_dom(path: Path, profile: Path) -> str:
     """The page after its scripts have run, from a headless Chromium that may not reach out."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
@@ -338,6 +326,6 @@ def test_the_viewer_and_the_tables_come_alive(
     assert re.search(r"Slice \d+ of 14, \d+ mm", dom)
     assert "39 of 39 rows" in dom
     pair = contents.pairs[0]
-    means = [words.number(round(float(a[pair.lung].mean())), "ml") for a in (pair.reference_hu,)]
+    means = [words.number(round(float(a[pair.lung].mean())), "mL") for a in (pair.reference_hu,)]
     assert f"lungs {means[0]} HU" in dom
     assert "<mark>current</mark>" in dom

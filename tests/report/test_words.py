@@ -16,7 +16,7 @@ from dgmvlc_cli.report import words
         (-0.04, "HU", "0.0"),
         (0.0, "HU", "0.0"),
         (3.256, "%", "3.26"),
-        (4550.4, "ml", "4550"),
+        (4550.4, "mL", "4550"),
         (math.nan, "HU", "–"),
         (None, "HU", "–"),
     ],
@@ -44,9 +44,17 @@ def test_p_value_is_never_zero(p: float, text: str) -> None:
     assert words.p_value(p) == text
 
 
+def test_prose_gets_minus_signs_and_arrows_and_keeps_its_hyphens() -> None:
+    text = "smoking: a -> b: -25.4 HU [-34.5, -16.3], LAA-950, cross-fitted, ct-64, 2020-11-24"
+    assert words.prose(text) == (
+        "smoking: a → b: −25.4 HU [−34.5, −16.3], LAA−950, cross-fitted, ct-64, 2020-11-24"
+    )
+
+
 def test_names_unknown_here_are_written_out() -> None:
     assert words.region_label("upper") == "Upper third"
     assert words.region_label("right_upper_lobe") == "Right upper lobe"
+    assert words.measure_label("laa950_percent") == "LAA−950"
     assert words.measure_label("cluster_exponent") == "Cluster exponent"
     assert words.region_order("right_upper_lobe") > words.region_order("outside")
 

@@ -10,16 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from text_helpers import cohort_table
 
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.text import encoders
-from dgmvlc_cli.text.describe import prompts_table
 from dgmvlc_cli.text.encoders import ENCODERS, Encoder, encode_cached, load_encoder
-from dgmvlc_cli.text.placebos import add_placebos, make_placebos
-from dgmvlc_cli.text.propose import propose_schema
-from dgmvlc_cli.text.table import clean
-from dgmvlc_cli.text.whitening import fit_whitening
 
 SENTENCES = [
     "Chest CT of a 63-year-old woman. Smoking status: current smoker.",
@@ -117,35 +111,3 @@ def test_the_list_of_encoders_needs_no_torch():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
-
-
-def cross_validated_r2(features: np.ndarray, target: np.ndarray, ridge: float = 3.0) -> float:
-    """R2 of ridge regression over ten folds."""
-    fold = np.arange(len(target)) % 10
-    predicted = np.empty(len(target))
-    for k in range(10):
-        train = fold != k
-        x, mean = features[train], target[train].mean()
-        gram = x.T @ x + ridge * np.eye(x.shape[1])
-        weights = np.linalg.solve(gram, x.T @ (target[train] - mean))
-        predicted[~train] = features[~train] @ weights + mean
-    return 1 - ((target - predicted) ** 2).sum() / ((target - target.mean()) ** 2).sum()
-
-
-def test_attributes_can_be_read_linearly_from_whitened_embeddings(minilm: Encoder):
-    table = cohort_table(600, seed=3)
-    schema, _ = propose_schema(table)
-    rows = clean(table, schema).rows
-    placebos, records = make_placebos(rows["smoking"], 2, seed=0)
-    schema, rows = add_placebos(schema, records, "smoking"), rows.join(placebos)
-    embeddings = minilm.encode(prompts_table(rows, schema)["sentence"].tolist())
-    white = fit_whitening(embeddings, components=160)(embeddings)
-    targets = {
-        "age": rows["age"].fillna(rows["age"].median()),
-        "sex": rows["sex"] == "male",
-        "current smoker": rows["smoking"] == "current smoker",
-        "pack-years": rows["pack_years"].fillna(0),
-        "placebo": rows["placebo_1"] == records["placebo_1"]["words"]["never smoker"],
-    }
-    r2 = {name: cross_validated_r2(white, t.to_numpy(float)) for name, t in targets.items()}
-    assert min(r2.values()) > 0.9, r2

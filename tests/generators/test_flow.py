@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dgmvlc_cli.generators.flow import (
+    Conditions,
+    flow_loss,
+    lung_coordinates,
+    mask_context,
+    precondition,
+    predict_clean,
+    sample,
+    shift_time,
+)
+
+SIGMA = torch.tensor([2.0, 0.5])[None, :, None, None, None]
+
+
+class Oracle(nn.Module):
+    """Answers with the F of the one image it knows."""
+
+    def __init__(self, clean: torch.Tensor) -> None:
+        super().__init__()
+        self.clean = clean
+
+    def forward(self, x, t, context, text):
+        c_in, c_skip, c_out = precondition(t[:, None, None, None, None], SIGMA)
+        return (self.clean - c_skip * x / c_in) / c_out
+
+
+def conditions(n: int) -> Conditions:
+    return Conditions(context=torch.zeros(n, 1, 2, 2, 2), text=torch.zeros(n, 3))
+
+
+def test_preconditioning_gives_unit_variance_input_and_target():
+    torch.manual_seed(0)
+    z = torch.randn(4000, 2, 2, 2, 2) * SIGMA
+    for time in (0.05, 0.5, 0.98):
+        t = torch.full((4000, 1, 1, 1, 1), time)
+        x_t = (1 - t) * z + t * torch.randn_like(z)
+        c_in, c_skip, c_out = precondition(t, SIGMA)
+        assert (c_in * x_t).var(dim=(0, 2, 3, 4)).numpy() == pytest.approx([1, 1], rel=0.05)
+        target = (z - c_skip * x_t) / c_out
+        assert target.var(dim=(0, 2, 3, 4)).numpy() == pytest.approx([1, 1], rel=0.05)
+
+
+def test_at_pure_noise_the_network_predicts_the_image_itself():
+    _, c_skip, c_out = precondition(torch.ones(1, 1, 1, 1, 1), SIGMA)
+    assert torch.all(c_skip == 0)
+    assert torch.allclose(c_out, SIGMA)
+
+
+def test_a_perfect_network_has_no_loss_and_samples_its_image():
+    torch.manual_seed(0)
+    clean = torch.randn(3, 2, 2, 2, 2) * SIGMA
+    noise = torch.randn_like(clean)
+    t = torch.tensor([0.2, 0.7, 0.99])
+    weight = torch.ones_like(clean)
+    loss = flow_loss(Oracle(clean), clean, noise, t, conditions(3), SIGMA, weight)
+    assert float(loss) == pytest.approx(0, abs=1e-8)
+    made = sample(Oracle(clean), noise, conditions(3), SIGMA, steps=5, shift=6.0)
+    assert torch.allclose(made, clean, atol=1e-4)
+
+
+def test_predict_clean_inverts_the_preconditioning():
+    clean = torch.randn(2, 2, 2, 2, 2)
+    x_t, t = torch.randn_like(clean), torch.tensor([0.3, 0.9])
+    assert torch.allclose(
+        predict_clean(Oracle(clean), x_t, t, conditions(2), SIGMA), clean, atol=1e-5
+    )
+
+
+def test_guidance_of_one_is_the_model_itself_and_two_doubles_the_text():
+    class Text(nn.Module):
+        def forward(self, x, t, context, text):
+            return text[:, :1, None, None, None].expand_as(x)
+
+    one = Conditions(context=torch.zeros(1, 1, 2, 2, 2), text=torch.ones(1, 3))
+    noise = torch.randn(1, 2, 2, 2, 2)
+    plain = sample(Text(), noise, one, SIGMA, steps=1, shift=1.0)
+    doubled = sample(Text(), noise, one, SIGMA, steps=1, shift=1.0, guidance_scale=2.0)
+    assert torch.allclose(doubled, 2 * plain, atol=1e-5)
+
+
+def test_shift_keeps_the_ends_and_moves_times_towards_noise():
+    u = torch.tensor([0.0, 0.5, 1.0])
+    assert shift_time(u, 12.0).tolist() == pytest.approx([0, 12 / 13, 1])
+
+
+def test_coordinates_span_the_lungs_box():
+    labels = torch.zeros(8, 8, 8, dtype=torch.uint8)
+    labels[2:6, 0:8, 1:5] = 2
+    height, depth, side = lung_coordinates(labels, 0)
+    assert height[2, 0, 0] == -1 and height[5, 0, 0] == 1
+    assert depth[0, 0, 0] == -1 and depth[0, 7, 0] == 1
+    assert side[0, 0, 1] == -1 and side[0, 0, 4] == 1
+
+
+def test_the_context_keeps_the_mask_at_full_resolution():
+    rng = np.random.default_rng(0)
+    labels = torch.from_numpy(rng.integers(0, 5, (1, 4, 4, 4)).astype(np.uint8))
+    context = mask_context(labels, 1)
+    assert context.shape == (1, 35, 2, 2, 2)
+    other = labels.clone()
+    other[0, 0, 0, 0] = (other[0, 0, 0, 0] + 1) % 5
+    assert not torch.equal(mask_context(other, 1), context)

@@ -1,0 +1,141 @@
+"""Help, exit codes and error messages of the command line."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.main import get_command
+
+from dgmvlc_cli.cli import app
+
+COMMANDS = sorted(get_command(app).commands)
+
+
+def dgmvlc(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "dgmvlc_cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def fails(code: int, *arguments: str) -> str:
+    """The message of a command that must fail with this exit code, without a traceback."""
+    done = dgmvlc(*arguments)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Error" in done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_help_with_an_example(name):
+    done = dgmvlc(name, "--help")
+    assert done.returncode == 0
+    assert f"Example: dgmvlc {name}" in " ".join(done.stdout.split())
+    assert "--json" in done.stdout
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['dgmvlc', '--help']\n"
+        "from dgmvlc_cli.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'SimpleITK', 'pandas', 'scipy', 'matplotlib'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+def test_info_is_json_and_needs_no_torch():
+    code = (
+        "import sys, json; from dgmvlc_cli.info import facts\n"
+        "print(json.dumps([facts(), 'torch' in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found, torch_loaded = json.loads(done.stdout)
+    assert not torch_loaded
+    assert {"tiny", "base"} <= set(found["presets"])
+    assert "mean_hu" in found["measures"]
+
+
+def test_an_unknown_option_is_a_usage_error():
+    assert dgmvlc("preprocess", "--nonsense").returncode == 2
+
+
+def test_an_empty_folder_has_no_scan(tmp_path):
+    (tmp_path / "scans").mkdir()
+    assert "no CT scan" in fails(1, "init", str(tmp_path / "scans"), "-w", str(tmp_path))
+
+
+@pytest.mark.parametrize("stage", ["preprocess", "describe", "train", "counterfactual", "analyze"])
+def test_a_folder_that_is_no_workspace_says_what_to_run(tmp_path, stage):
+    assert "dgmvlc init" in fails(1, stage, "-w", str(tmp_path))
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    """A workspace with one tiny scan and a table, before any stage has run."""
+    done = dgmvlc("phantom", str(tmp_path / "c"), "--subjects", "3", "--spacing", "8")
+    assert done.returncode == 0, done.stderr
+    scans, table = tmp_path / "c" / "scans", tmp_path / "c" / "clinical.csv"
+    assert dgmvlc("init", str(scans), str(table), "-w", str(tmp_path)).returncode == 0
+    return tmp_path
+
+
+def test_a_missing_stage_is_named(workspace):
+    w = ("-w", str(workspace))
+    assert "dgmvlc describe" in fails(1, "train", *w)
+    assert dgmvlc("describe", *w).returncode == 0
+    assert "dgmvlc preprocess" in fails(1, "train", *w)
+    assert dgmvlc("preprocess", *w).returncode == 0
+    assert "too few" in fails(1, "train", *w)
+    assert "dgmvlc train" in fails(1, "counterfactual", *w)
+    assert "dgmvlc counterfactual" in fails(1, "analyze", *w)
+
+
+def test_an_unknown_attribute_or_level_is_a_usage_error_with_the_nearest(workspace):
+    w = ("-w", str(workspace))
+    dgmvlc("preprocess", *w)
+    dgmvlc("describe", *w)
+    assert '"smoking"' in fails(2, "counterfactual", "--attribute", "smokin", *w)
+    said = fails(2, "counterfactual", "--attribute", "smoking", "--to", "curent smoker", *w)
+    assert "current smoker" in said
+    assert "two values" in fails(2, "counterfactual", "--attribute", "age", *w)
+
+
+def test_a_misspelt_key_is_a_usage_error(workspace):
+    settings = workspace / "dgmvlc.toml"
+    settings.write_text(settings.read_text().replace("margin_mm", "margn_mm"))
+    assert "margin_mm" in fails(2, "preprocess", "-w", str(workspace))
+
+
+def test_init_does_not_overwrite_settings(workspace):
+    w = ("-w", str(workspace))
+    before = (workspace / "dgmvlc.toml").read_text()
+    scans = str(workspace / "c" / "scans")
+    assert "--force" in fails(1, "init", scans, *w)
+    assert (workspace / "dgmvlc.toml").read_text() == before
+    assert dgmvlc("init", scans, "--force", *w).returncode == 0
+
+
+def test_a_table_without_the_id_column_is_said(workspace):
+    table = workspace / "c" / "clinical.csv"
+    table.write_text(table.read_text().replace("subject,", "nobody,", 1))
+    assert "subject" in fails(1, "describe", "-w", str(workspace))
+
+
+def test_a_table_whose_ids_match_no_scan_is_said(workspace):
+    table = workspace / "c" / "clinical.csv"
+    table.write_text(table.read_text().replace("ph-", "xx-"))
+    w = ("-w", str(workspace))
+    assert dgmvlc("preprocess", *w).returncode == 0
+    said = fails(1, "describe", *w)
+    assert "xx-0001" in said and "ph-0001" in said
+
+
+def test_errors_are_json_where_asked_for(tmp_path):
+    done = dgmvlc("preprocess", "--json", "-w", str(tmp_path))
+    record = json.loads(done.stdout)
+    assert record["exit_code"] == done.returncode == 1
+    assert "dgmvlc init" in record["hint"]

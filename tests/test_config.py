@@ -1,0 +1,81 @@
+import pytest
+
+from dgmvlc_cli.config import PRESETS, load_settings, override, parse_settings
+from dgmvlc_cli.errors import DgmvlcError, UsageError
+
+MINIMAL = {"scans": {"path": "scans"}}
+
+
+def test_what_is_left_out_takes_its_default():
+    settings = parse_settings(MINIMAL, "x")
+    assert settings.train.folds == 2
+    assert settings.working_spacing_mm == PRESETS["tiny"].spacing_mm
+
+
+def test_native_spacing_keeps_the_scans_grid():
+    settings = parse_settings({"scans": {"path": "scans", "spacing_mm": "native"}}, "x")
+    assert settings.working_spacing_mm is None
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "near"),
+    [
+        ({**MINIMAL, "trian": {}}, "trian", "train"),
+        ({**MINIMAL, "train": {"fold": 2}}, "train.fold", "folds"),
+        ({"scans": {"path": "s", "margin": 2}}, "scans.margin", "margin_mm"),
+        (
+            {
+                **MINIMAL,
+                "schema": {
+                    "id_column": "id",
+                    "attributes": {"age": {"colum": "age", "kind": "number"}},
+                },
+            },
+            "schema.attributes.age.colum",
+            "column",
+        ),
+    ],
+)  # fmt: skip
+def test_a_misspelt_key_is_named_with_the_nearest_known(content, key, near):
+    with pytest.raises(UsageError) as caught:
+        parse_settings(content, "dgmvlc.toml")
+    assert f"`{key}`" in caught.value.message
+    assert f"`{near}`" in caught.value.hint
+    assert caught.value.exit_code == 2
+
+
+def test_a_value_out_of_range_is_named():
+    with pytest.raises(UsageError, match=r"train\.folds.*got 1"):
+        parse_settings({**MINIMAL, "train": {"folds": 1}}, "x")
+
+
+def test_a_missing_section_is_named():
+    with pytest.raises(UsageError, match="`scans` is missing"):
+        parse_settings({}, "x")
+
+
+def test_the_command_line_wins_and_is_checked():
+    settings = parse_settings({**MINIMAL, "seed": 3}, "x")
+    changed = override(settings, {"": {"seed": None}, "train": {"folds": 4, "steps": None}})
+    assert (changed.seed, changed.train.folds) == (3, 4)
+    with pytest.raises(UsageError, match="the command line"):
+        override(settings, {"train": {"preset": "huge"}})
+
+
+def test_a_folder_without_settings_says_what_to_run(tmp_path):
+    with pytest.raises(DgmvlcError) as caught:
+        load_settings(tmp_path / "dgmvlc.toml")
+    assert "dgmvlc init" in caught.value.hint
+
+
+def test_a_broken_file_is_named(tmp_path):
+    path = tmp_path / "dgmvlc.toml"
+    path.write_text("[scans\n")
+    with pytest.raises(UsageError, match="not valid TOML"):
+        load_settings(path)
+
+
+def test_settings_cannot_be_changed():
+    settings = parse_settings(MINIMAL, "x")
+    with pytest.raises(Exception, match="frozen"):
+        settings.seed = 4

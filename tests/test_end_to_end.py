@@ -1,0 +1,287 @@
+"""The chain on a small phantom cohort, as a user runs it: `dgmvlc` with arguments."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+
+from dgmvlc_cli import workspace
+from dgmvlc_cli.measuring import COLUMNS
+
+EFFECT_COLUMNS = [
+    "measure",
+    "region",
+    "contrast",
+    "kind",
+    "n",
+    "effect",
+    "ci_low",
+    "ci_high",
+    "p",
+    "p_adjusted",
+    "unit",
+    "method",
+]
+CONTRAST = "smoking_never-smoker_current-smoker"
+TRAIN = ("--preset", "micro", "--steps", "30")
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "dgmvlc_cli", *arguments]
+
+
+def dgmvlc(*arguments: str, expect: int = 0) -> subprocess.CompletedProcess:
+    """Run a command; it must end with the expected exit code and without a traceback."""
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, check=False)
+    assert done.returncode == expect, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    """A workspace in which every stage has run once."""
+    root = tmp_path_factory.mktemp("study")
+    cohort = root / "cohort"
+    w = ("-w", str(root))
+    dgmvlc("phantom", str(cohort), "--subjects", "40", "--spacing", "8", "--seed", "5")
+    dgmvlc("init", str(cohort / "scans"), str(cohort / "clinical.csv"), *w)
+    use_micro(root)
+    for stage in ("preprocess", "describe"):
+        dgmvlc(stage, *w)
+    dgmvlc("train", *TRAIN, *w)
+    dgmvlc("counterfactual", "--attribute", "smoking", *w)
+    dgmvlc("analyze", *w)
+    return root
+
+
+def use_micro(root: Path) -> None:
+    settings = root / "dgmvlc.toml"
+    text = settings.read_text().replace('preset = "tiny"', 'preset = "micro"')
+    settings.write_text(text.replace("# steps = 450 ", "steps = 30 "))
+
+
+@pytest.fixture
+def copy(study, tmp_path) -> Path:
+    """A copy to do harm to."""
+    shutil.copytree(study, tmp_path / "copy", symlinks=True)
+    return tmp_path / "copy"
+
+
+def hashes(folder: Path, pattern: str) -> dict[str, str]:
+    return {str(p.relative_to(folder)): workspace.sha256_file(p) for p in folder.rglob(pattern)}
+
+
+def test_every_subject_is_listed_with_its_geometry(study):
+    table = workspace.read_table(study / "subjects.tsv", dtype={"subject": str})
+    assert len(table) == 40
+    assert set(table["status"]) == {"ok"}
+    assert table["lung_volume_ml"].between(1000, 10000).all()
+    for subject in table["subject"]:
+        folder = study / "images" / f"sub-{subject}"
+        assert sitk.ReadImage(str(folder / f"sub-{subject}_ct.nii.gz")).GetSpacing() == (12,) * 3
+        assert (folder / f"sub-{subject}_qc.png").stat().st_size > 1000
+        assert json.loads((folder / f"sub-{subject}.json").read_text())["fingerprint"]
+
+
+def test_sentences_leave_missing_values_out_and_carry_the_placebos(study):
+    prompts = workspace.read_table(study / "text" / "prompts.tsv", dtype=str)
+    assert not prompts["sentence"].str.contains("99999|Not Collected|nan|None|N/A").any()
+    record = json.loads((study / "text" / "attributes.json").read_text())
+    for name, placebo in record["placebos"].items():
+        known = prompts[name].dropna()
+        assert set(known) == set(placebo["words"].values())
+        assert sorted(known.value_counts()) == sorted(prompts["smoking"].dropna().value_counts())
+        said = prompts.loc[known.index, "sentence"]
+        assert all(word in text for word, text in zip(known, said, strict=True))
+
+
+def test_pairs_are_of_held_out_subjects_and_share_the_noise(study):
+    folds = workspace.read_table(study / "models" / "flow" / "folds.tsv", dtype={"subject": str})
+    fold_of = folds.set_index("subject")["fold"]
+    pairs = workspace.read_table(study / "counterfactuals" / "flow" / CONTRAST / "pairs.tsv")
+    assert len(pairs) > 10
+    for row in pairs.itertuples():
+        assert row.fold == fold_of[row.subject]
+        model = study / "models" / "flow" / f"fold-{row.fold}"
+        assert row.model_sha256 == workspace.sha256_files(list(model.glob("*.safetensors")))
+        assert row.reference_sentence != row.target_sentence
+        assert "never smoker" in row.reference_sentence
+        assert "current smoker" in row.target_sentence
+
+
+def test_generated_volumes_lie_where_the_scan_lies(study):
+    pairs = workspace.read_table(study / "counterfactuals" / "flow" / CONTRAST / "pairs.tsv")
+    row = pairs.iloc[0]
+    made = sitk.ReadImage(str(study / row["reference_path"]))
+    scan = sitk.ReadImage(
+        str(study / f"images/sub-{row['subject']}/sub-{row['subject']}_ct.nii.gz")
+    )
+    offset = np.subtract(made.GetOrigin(), scan.GetOrigin()) / scan.GetSpacing()
+    assert made.GetSpacing() == pytest.approx(scan.GetSpacing())
+    assert offset == pytest.approx(np.round(offset), abs=1e-4)  # a whole number of voxels
+    lungs = sitk.GetArrayFromImage(made)
+    assert lungs.min() >= -1024
+
+
+def test_the_tables_have_the_columns_of_the_contract(study):
+    folder = study / "analysis" / "flow" / CONTRAST
+    measures = workspace.read_table(folder / "measures.tsv")
+    assert list(measures.columns) == list(COLUMNS)
+    arms = {"observed", "smoking=never smoker", "smoking=current smoker"}
+    assert arms <= set(measures["arm"])
+    effects = workspace.read_table(folder / "effects.tsv")
+    assert list(effects.columns) == EFFECT_COLUMNS
+    kinds = {"model_implied", "observed", "debiased", "placebo", "placebo_debiased"}
+    assert set(effects["kind"]) == kinds
+    assert effects.loc[effects["kind"] == "placebo", "contrast"].nunique() == 4
+
+
+def test_an_effect_is_the_mean_difference_of_its_measures(study):
+    folder = study / "analysis" / "flow" / CONTRAST
+    measures = workspace.read_table(folder / "measures.tsv")
+    upper = measures[(measures["region"] == "upper") & (measures["measure"] == "mean_hu")]
+    wide = upper.pivot_table(index="subject", columns="arm", values="value")
+    change = (wide["smoking=current smoker"] - wide["smoking=never smoker"]).dropna()
+    effects = workspace.read_table(folder / "effects.tsv")
+    row = effects.query("kind == 'model_implied' and region == 'upper' and measure == 'mean_hu'")
+    assert row["effect"].item() == pytest.approx(change.mean(), rel=1e-6)
+    assert row["n"].item() == len(change)
+
+
+def test_the_report_is_one_file_without_network(study):
+    folder = study / "analysis" / "flow" / CONTRAST
+    page = (folder / "report.html").read_text()
+    assert 'src="http' not in page
+    assert "<link" not in page or 'href="http' not in page.split("<body")[0]
+    report = json.loads((folder / "report.json").read_text())
+    assert report["contrast"] == "smoking: never smoker -> current smoker"
+
+
+def test_a_second_run_keeps_everything(study):
+    before = hashes(study, "*.nii.gz") | hashes(study, "*.safetensors")
+    w = ("-w", str(study))
+    dgmvlc("preprocess", *w)
+    assert "current, kept" in dgmvlc("train", *TRAIN, *w).stdout
+    dgmvlc("counterfactual", *w)
+    assert hashes(study, "*.nii.gz") | hashes(study, "*.safetensors") == before
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_workers_do_not_change_a_volume(copy, study, workers):
+    dgmvlc("counterfactual", "--force", "--workers", workers, "-w", str(copy))
+    folder = Path("counterfactuals") / "flow" / CONTRAST
+    paths = sorted((study / folder).rglob("*_ct.nii.gz"))
+    assert paths
+    for path in paths:
+        one, other = (
+            sitk.GetArrayFromImage(sitk.ReadImage(str(root / path.relative_to(study))))
+            for root in (study, copy)
+        )
+        assert np.abs(one.astype(float) - other).max() <= 1  # stored as whole HU
+
+
+def test_training_killed_and_started_again_ends_with_the_same_weights(copy):
+    w = ("-w", str(copy))
+    more = ("--preset", "micro", "--steps", "60")
+    settings = copy / "dgmvlc.toml"
+    settings.write_text(
+        settings.read_text().replace("[train]", "[train]\ncheckpoint_seconds = 0.05")
+    )
+    models = copy / "models" / "flow"
+    shutil.rmtree(models)
+    dgmvlc("train", *more, *w)
+    whole = hashes(models, "*.safetensors")
+    shutil.rmtree(models)
+    killed = 0
+    for _ in range(6):
+        child = subprocess.Popen(
+            command("train", *more, *w), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        state = models / "fold-0" / "state" / "last.pt"
+        deadline = time.monotonic() + 120
+        while child.poll() is None and not state.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.3)
+        if child.poll() is None:
+            os.kill(child.pid, signal.SIGKILL)
+            killed += 1
+        child.wait()
+        if killed == 2:
+            break
+    assert killed >= 1
+    dgmvlc("train", *more, *w)
+    assert hashes(models, "*.safetensors") == whole
+
+
+def test_numeric_contrasts_work_end_to_end(study):
+    w = ("-w", str(study))
+    dgmvlc("counterfactual", "--attribute", "age", "--from", "50", "--to", "70", *w)
+    dgmvlc("analyze", "--attribute", "age", "--from", "50", "--to", "70", *w)
+    effects = workspace.read_table(study / "analysis/flow/age_50_70/effects.tsv")
+    debiased = effects.query("kind == 'debiased' and region == 'lungs' and measure == 'mean_hu'")
+    assert np.isfinite(debiased["effect"].item())
+
+
+def test_json_is_one_object_on_stdout(study):
+    done = dgmvlc("analyze", "--json", "-w", str(study))
+    record = json.loads(done.stdout)
+    assert record["stage"] == "analyze"
+    assert Path(record["report"]).exists()
+    assert done.stderr == ""
+
+
+def test_dry_runs_write_nothing(study):
+    before = {p: p.stat().st_mtime_ns for p in study.rglob("*")}
+    w = ("-w", str(study), "--dry-run")
+    for stage in ("preprocess", "describe", "train", "counterfactual", "analyze"):
+        assert "would do" in dgmvlc(stage, *w, "--force").stdout
+    assert {p: p.stat().st_mtime_ns for p in study.rglob("*")} == before
+
+
+def test_one_broken_scan_fails_alone_and_is_listed(copy):
+    scan = copy / "cohort" / "scans" / "ph-0003.nii.gz"
+    scan.write_bytes(scan.read_bytes()[:5000])
+    done = dgmvlc("preprocess", "-w", str(copy), expect=3)
+    table = workspace.read_table(copy / "subjects.tsv", dtype={"subject": str})
+    failed = table[table["status"] == "failed"]
+    assert list(failed["subject"]) == ["ph-0003"]
+    assert failed["reason"].item()
+    assert "39 of 40" in done.stdout
+
+
+def test_without_a_table_scans_are_still_measured(study, tmp_path):
+    w = ("-w", str(tmp_path))
+    dgmvlc("init", str(study / "cohort" / "scans" / "ph-0001.nii.gz"), *w)
+    dgmvlc("preprocess", *w)
+    assert "no clinical table" in dgmvlc("describe", *w, expect=1).stderr
+    dgmvlc("analyze", *w)
+    measures = workspace.read_table(tmp_path / "analysis" / "measures.tsv")
+    mean = measures.query("region == 'lungs' and measure == 'mean_hu'")["value"].item()
+    assert -950 < mean < -700
+
+
+def test_the_demo_names_its_report_and_the_truth(tmp_path):
+    done = dgmvlc("demo", str(tmp_path), "--subjects", "24", "--dry-run")
+    assert "truth.tsv" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_truth_is_compared_where_it_is_known(copy):
+    settings = copy / "dgmvlc.toml"
+    text = settings.read_text().replace("[analyze]", '[analyze]\ntruth = "cohort/truth.tsv"')
+    settings.write_text(text)
+    dgmvlc("analyze", "-w", str(copy))
+    table = pd.read_csv(copy / "analysis" / "flow" / CONTRAST / "truth.tsv", sep="\t")
+    upper = table.query("measure == 'mean_hu' and region == 'upper'").iloc[0]
+    assert -32 < upper["truth"] < -20
+    assert upper["ratio"] == pytest.approx(upper["model_implied"] / upper["truth"])

@@ -1,0 +1,79 @@
+import errno
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dgmvlc_cli import workspace
+from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.workspace import Sidecar, Workspace, atomic_path, generator, slug
+
+
+def test_randomness_depends_on_seed_and_keys_alone():
+    draws = generator(1, "noise", "s1").standard_normal(4)
+    assert np.array_equal(draws, generator(1, "noise", "s1").standard_normal(4))
+    for other in (generator(2, "noise", "s1"), generator(1, "noise", "s2"), generator(1, "s1")):
+        assert not np.array_equal(draws, other.standard_normal(4))
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
+    path = tmp_path / "a.txt"
+    workspace.write_text(path, "old")
+    with pytest.raises(ValueError, match="stopped"), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise ValueError("stopped")
+    assert path.read_text() == "old"
+    assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_full_disk_is_said_in_words(tmp_path):
+    path = tmp_path / "a.txt"
+    workspace.write_text(path, "old")
+    with pytest.raises(DgmvlcError, match="No space left") as caught, atomic_path(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert "Free some space" in caught.value.hint
+    assert path.read_text() == "old"
+
+
+def test_a_sidecar_is_current_only_with_the_same_inputs_and_outputs(tmp_path):
+    output = tmp_path / "out.txt"
+    first = Sidecar(path=tmp_path / "out.json", inputs={"a": 1, "b": (1, 2)}, outputs=(output,))
+    assert not first.is_current()
+    assert first.why_stale() == "not made yet"
+    output.write_text("x")
+    first.write(seconds=1.0)
+    assert first.is_current()
+    changed = Sidecar(path=first.path, inputs={"a": 2, "b": (1, 2)}, outputs=(output,))
+    assert not changed.is_current()
+    assert changed.why_stale() == "changed: a"
+    output.unlink()
+    assert not first.is_current()
+    assert first.why_stale() == "missing: out.txt"
+
+
+def test_a_damaged_sidecar_is_not_current(tmp_path):
+    sidecar = Sidecar(path=tmp_path / "out.json", inputs={"a": 1})
+    sidecar.path.write_text("{")
+    assert not sidecar.is_current()
+
+
+def test_a_table_survives_a_round_trip(tmp_path):
+    table = pd.DataFrame({"subject": ["N/A", "b"], "value": [1.25, None]})
+    workspace.write_table(tmp_path / "t.tsv", table)
+    again = workspace.read_table(tmp_path / "t.tsv", dtype={"subject": str})
+    pd.testing.assert_frame_equal(again, table)
+
+
+def test_a_missing_stage_names_its_command(tmp_path):
+    ws = Workspace(tmp_path)
+    with pytest.raises(DgmvlcError) as caught:
+        ws.require(ws.subjects_path, "preprocessed scans", "dgmvlc preprocess")
+    assert "dgmvlc preprocess" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("current smoker", "current-smoker"), ("../etc", "etc"), ("R01-001", "R01-001"), (45.0, "45")],
+)
+def test_names_of_files_are_plain(text, name):
+    assert slug(text) == name
