@@ -20,7 +20,7 @@ from dgmvlc_cli.errors import DgmvlcError
 
 if TYPE_CHECKING:
     from dgmvlc_cli.config import Settings
-    from dgmvlc_cli.stages import Run, StageResult
+    from dgmvlc_cli.stages.base import Run, StageResult
     from dgmvlc_cli.workspace import Workspace
 
 INTERRUPTED = 130
@@ -95,7 +95,7 @@ def init(
 
     Example: [green]dgmvlc init scans/ clinical.csv -w study[/green]
     """
-    from dgmvlc_cli.initialise import init
+    from dgmvlc_cli.stages.initialise import init
 
     run = _run(force=force, dry_run=dry_run, as_json=as_json)
     _finish(init(_workspace(workspace), scans, table, run, seed=seed or 0), as_json)
@@ -117,8 +117,8 @@ def phantom(
 
     Example: [green]dgmvlc phantom cohort --subjects 96 --spacing 4 --seed 1[/green]
     """
-    from dgmvlc_cli.demo import phantom
     from dgmvlc_cli.phantom import PhantomSettings
+    from dgmvlc_cli.stages.demo import phantom
 
     settings = PhantomSettings(subjects=subjects, spacing_mm=spacing, null=null, seed=seed or 0)
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
@@ -283,8 +283,8 @@ def demo(
 
     Example: [green]dgmvlc demo my-demo --seed 1[/green]
     """
-    from dgmvlc_cli.demo import demo, phantom
     from dgmvlc_cli.phantom import PhantomSettings
+    from dgmvlc_cli.stages.demo import demo, phantom
 
     settings = PhantomSettings(subjects=subjects, null=null, seed=seed or 0)
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)

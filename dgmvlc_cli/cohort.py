@@ -76,18 +76,12 @@ def studied_attribute(settings: Settings, schema: Schema) -> str:
         schema.attribute(settings.study.attribute)
         return settings.study.attribute
     editable = schema.names("condition")
-    if "smoking" in editable or not editable:
-        return _first(["smoking"] if editable else [], schema)
-    return _first(editable, schema)
-
-
-def _first(names: list[str], schema: Schema) -> str:
-    if names:
-        return names[0]
-    raise UsageError(
-        "No attribute of role `condition` in dgmvlc.toml, so nothing can be studied.",
-        f"Give one of these the role `condition`: {', '.join(schema.names())}.",
-    )
+    if not editable:
+        raise UsageError(
+            "No attribute of role `condition` in dgmvlc.toml, so nothing can be studied.",
+            f"Give one of these the role `condition`: {', '.join(schema.names())}.",
+        )
+    return "smoking" if "smoking" in editable else editable[0]
 
 
 def choose_contrast(
@@ -108,6 +102,21 @@ def choose_contrast(
         )
     low, high = (edit_value(schema, attribute, value) for value in (reference, target))
     return Contrast(attribute, low, high)
+
+
+def study_contrast(
+    settings: Settings,
+    cohort: Cohort,
+    attribute: str | None,
+    reference: str | float | None,
+    target: str | float | None,
+) -> Contrast:
+    """The contrast asked for; what was not named is the study's."""
+    study = settings.study
+    if attribute is None or attribute == study.attribute:
+        reference = study.reference if reference is None else reference
+        target = study.target if target is None else target
+    return choose_contrast(cohort.schema, attribute or cohort.studied, reference, target)
 
 
 def placebo_contrasts(contrast: Contrast, cohort: Cohort) -> list[Contrast]:
@@ -157,3 +166,10 @@ def covariates(settings: Settings, schema: Schema, contrast: Contrast) -> list[s
     for name in chosen:
         schema.attribute(name)
     return [name for name in chosen if name != contrast.attribute]
+
+
+def read_folds(ws: Workspace, model: str) -> pd.Series:
+    """Subject -> the fold whose model never saw it."""
+    path = ws.require(ws.model(model) / "folds.tsv", "trained model", "dgmvlc train")
+    table = workspace.read_table(path, dtype={"subject": str, "fold": int})
+    return table.set_index("subject")["fold"]

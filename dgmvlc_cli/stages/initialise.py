@@ -8,7 +8,7 @@ from pathlib import Path
 from dgmvlc_cli import workspace
 from dgmvlc_cli.config import DEFAULT_SEED, PRESETS, SETTINGS_HEADER, load_settings
 from dgmvlc_cli.errors import DgmvlcError
-from dgmvlc_cli.stages import Run, StageResult
+from dgmvlc_cli.stages.base import Run, StageResult
 from dgmvlc_cli.text.schema import Schema, schema_toml
 from dgmvlc_cli.workspace import Workspace
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from dgmvlc_cli import stages, workspace
 from dgmvlc_cli.config import load_settings
-from dgmvlc_cli.initialise import init
 from dgmvlc_cli.phantom import PhantomSettings, write_cohort
-from dgmvlc_cli.stages import Run, StageResult
+from dgmvlc_cli.stages.base import Run, StageResult
+from dgmvlc_cli.stages.initialise import init
 from dgmvlc_cli.workspace import Stopwatch, Workspace
 
 CONTRAST = ("smoking", "never smoker", "current smoker")
