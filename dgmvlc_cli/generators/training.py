@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,7 +30,6 @@ from dgmvlc_cli.text.projection import Practice, fit_projection
 TIME_SHIFT_RANGE = (1.0, 40.0)  # level is decided near t = 1, texture below: train both
 LOW_PASS_WEIGHT = 4.0
 TISSUE_WEIGHT = (0.1, 0.3, 1.0, 1.0, 0.3)  # per Tissue: the lungs are what is asked about
-SHORT_PATH_SPEED = 5.0
 WARMUP_SHARE = 0.05
 GRADIENT_NORM = 1.0
 EMA_DECAY = 0.995
@@ -191,20 +189,6 @@ def build_network(conditioning: Conditioning, plan: TrainingPlan) -> TextUNet:
         ).to(memory_format=torch.channels_last_3d)
 
 
-def parameter_groups(network: TextUNet, learning_rate: float) -> list[dict[str, Any]]:
-    """The network, and its short path from the sentence, which is linear and learns faster.
-
-    Codes of related attributes (smoking, pack-years) nearly coincide; at the network's own rate
-    the directions in which they differ would not be learned in time.
-    """
-    short = [] if network.shift is None else list(network.shift.parameters())
-    rest = [p for p in network.parameters() if all(p is not one for one in short)]
-    groups = [{"params": rest, "lr": learning_rate}]
-    if short:
-        groups.append({"params": short, "lr": SHORT_PATH_SPEED * learning_rate})
-    return groups
-
-
 def torch_seed(*keys: int | str) -> int:
     """A seed for torch that depends on the keys alone."""
     return int(workspace.generator(0, *keys).integers(2**62))
@@ -216,7 +200,7 @@ class Trainer:
     def __init__(self, network: TextUNet, plan: TrainingPlan, accelerator: Accelerator) -> None:
         self.plan = plan
         self.accelerator = accelerator
-        optimizer = torch.optim.AdamW(parameter_groups(network, plan.learning_rate))
+        optimizer = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate)
         schedule = get_cosine_schedule_with_warmup(
             optimizer, max(1, int(WARMUP_SHARE * plan.steps)), plan.steps
         )
