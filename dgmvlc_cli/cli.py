@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import sys
 from pathlib import Path
@@ -346,7 +345,6 @@ def _run(*, force: bool, dry_run: bool, as_json: bool, workers: int | None = Non
         force=force,
         dry_run=dry_run,
         workers=workers or available_cores(),
-        command=shlex.join(["dgmvlc", *sys.argv[1:]]),
         reporter=Reporter() if as_json else RichReporter(),
     )
 

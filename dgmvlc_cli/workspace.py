@@ -13,6 +13,8 @@ import json
 import os
 import platform
 import re
+import shlex
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -166,6 +168,13 @@ def versions() -> dict[str, str]:
     return found
 
 
+def command_line() -> str:
+    """How this process was called, for provenance; the same in worker processes."""
+    program, *arguments = sys.argv or [""]
+    name = "dgmvlc" if Path(program).stem in ("dgmvlc", "__main__") else Path(program).name
+    return shlex.join([name, *arguments])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sidecar:
     """The JSON beside an output: what it was made from, how, and with what.
@@ -208,7 +217,9 @@ class Sidecar:
         record = {
             "fingerprint": self.fingerprint,
             "inputs": plain(self.inputs),
+            "command": command_line(),
             "versions": versions(),
+            "platform": f"{platform.system()} {platform.machine()}",
             "seconds": round(seconds, 3),
             **plain(facts),
         }

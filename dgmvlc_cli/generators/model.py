@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from dgmvlc_cli import workspace
@@ -101,7 +102,13 @@ class Generator:
                     f"Weight {name} is not finite, so the model is not saved.",
                     "Train again with a smaller --learning-rate.",
                 )
-        self.network.save_pretrained(folder)
+        try:
+            self.network.save_pretrained(folder)
+        except (OSError, SafetensorError) as error:
+            raise DgmvlcError(
+                f"Cannot write the model to {folder}: {error}",
+                "Free some space and run the same command again; the last checkpoint is kept.",
+            ) from error
         conditioning = self.conditioning
         arrays = {
             "mean": conditioning.projection.mean,

@@ -6,6 +6,7 @@ checkpoint sees what an undisturbed run would have seen.
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -189,6 +190,14 @@ def build_network(conditioning: Conditioning, plan: TrainingPlan) -> TextUNet:
         ).to(memory_format=torch.channels_last_3d)
 
 
+def device_name() -> str:
+    """The device that training runs on, by name."""
+    device = Accelerator().device
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
 def torch_seed(*keys: int | str) -> int:
     """A seed for torch that depends on the keys alone."""
     return int(workspace.generator(0, *keys).integers(2**62))
@@ -284,8 +293,10 @@ class Trainer:
             "schedule": self.schedule.state_dict(),
             "progress": vars(self.progress),
         }
+        buffer = io.BytesIO()  # torch hides what goes wrong when it writes to a file itself
+        torch.save(state, buffer)
         with workspace.atomic_path(path) as temporary:
-            torch.save(state, temporary)
+            temporary.write_bytes(buffer.getbuffer())
 
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint if there is one."""

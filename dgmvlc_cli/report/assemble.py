@@ -182,11 +182,33 @@ def _phantom_facts(ws: Workspace, settings: Settings) -> dict[str, Any] | None:
     return {key: record["settings"][key] for key in ("subjects", "spacing_mm", "null")}
 
 
-def generated_mean_error_hu(fit: list[dict[str, Any]]) -> float:
-    """Largest absolute error of a fold's generated mean lung HU; NaN without a fit."""
-    errors = [
-        abs(row["generated_mean_hu"] - row["real_mean_hu"])
-        for row in fit
-        if row["region"] == "lungs"
+def calibration_sentence(fit: list[dict[str, Any]]) -> list[str]:
+    """How well the generated lungs are calibrated, in one sentence; none without a fit."""
+    lungs = [row for row in fit if row["region"] == "lungs"]
+    if not lungs:
+        return []
+    made, real = (
+        np.mean([row[f"{kind}_mean_hu"] for row in lungs]) for kind in ("generated", "real")
+    )
+    within, between = (
+        np.mean([row[f"generated_sd_{kind}"] / row[f"real_sd_{kind}"] for row in lungs])
+        for kind in ("within", "between")
+    )
+    return [
+        f"Under their own sentences, generated lungs have a mean of {made:.0f} HU (real scans "
+        f"{real:.0f} HU); they vary {within:.2f} times as much within a lung, and {between:.2f} "
+        "times as much between subjects, as real ones."
     ]
-    return float(np.max(errors)) if errors else float("nan")
+
+
+def provenance(settings: Settings, pairs: pd.DataFrame, seconds: float) -> dict[str, Any]:
+    """Versions, seeds, hashes and settings: what is needed to do it again."""
+    models = pairs.groupby("fold")["model_sha256"].first()
+    return {
+        "versions": workspace.versions(),
+        "command": workspace.command_line(),
+        "seed": settings.seed,
+        "model_sha256": {f"fold {fold}": sha256 for fold, sha256 in models.items()},
+        "seconds": round(seconds, 1),
+        "settings": settings.model_dump(mode="json", by_alias=True, exclude={"table_schema"}),
+    }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from dgmvlc_cli import parallel, workspace
+from dgmvlc_cli import __version__, parallel, workspace
 from dgmvlc_cli.config import Settings
 from dgmvlc_cli.stages.base import Run, StageResult, dry_run
 from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace
@@ -35,9 +36,10 @@ def analyze(
     if settings.table is None:
         return _measure_only(ws, settings, run)
     from dgmvlc_cli.analysis.effects import estimate_effects
-    from dgmvlc_cli.analysis.trust import compare_truth, verdicts
+    from dgmvlc_cli.analysis.trust import verdicts
     from dgmvlc_cli.cohort import covariates, load_cohort, placebo_contrasts, study_contrast
     from dgmvlc_cli.pairs import contrast_name
+    from dgmvlc_cli.report.html import write_report
 
     cohort = load_cohort(ws)
     contrast = study_contrast(settings, cohort, attribute, reference, target)
@@ -45,56 +47,85 @@ def analyze(
     name = settings.train.model
     pairs = {one: _read_pairs(ws, name, one, contrast) for one in [contrast, *placebos]}
     folder = ws.analysis(name, contrast_name(contrast))
+    adjusted = covariates(settings, cohort.schema, contrast)
+    sidecar = _sidecar(ws, settings, folder, list(pairs), adjusted)
     if run.dry_run:
         return dry_run("analyze", [f"{len(pairs[contrast])} pairs -> {folder}"])
+    if sidecar.is_current() and not run.force:
+        return _result(folder, (sidecar.previous() or {})["verdict"], kept=True)
+    run.reporter.note(f"analysis: {sidecar.why_stale()}")
     clock = Stopwatch()
     measures = _measure(ws, settings, run, pd.concat(pairs.values()))
-    adjusted = covariates(settings, cohort.schema, contrast)
     effects = estimate_effects(measures, cohort.rows, contrast, placebos, adjusted, settings.seed)
-    judged = verdicts(effects)
-    truth = _truth(ws, settings)
-    compared = None
-    if truth is not None:
-        compared = compare_truth(effects, truth, set(pairs[contrast]["subject"]))
-        workspace.write_table(folder / "truth.tsv", compared)
-    workspace.write_table(folder / "measures.tsv", measures)
-    workspace.write_table(folder / "effects.tsv", effects)
-    workspace.write_table(folder / "verdicts.tsv", judged)
-    contents = _contents(
-        ws,
-        settings,
-        run,
-        cohort,
-        contrast,
-        pairs[contrast],
-        measures,
-        effects,
-        judged,
-        compared,
-        adjusted,
-        clock.seconds,
+    found = Findings(
+        contrast=contrast,
+        pairs=pairs[contrast],
+        measures=measures,
+        effects=effects,
+        verdicts=verdicts(effects),
+        truth=_against_truth(ws, settings, effects, pairs[contrast]),
+        covariates=adjusted,
     )
-    return _report(folder, contents, run, clock)
-
-
-def _report(folder: Path, contents: ReportContents, run: Run, clock: Stopwatch) -> StageResult:
-    """Write the report and say where it lies."""
-    from dgmvlc_cli.report.html import write_report
-
+    _write_tables(folder, found)
     run.reporter.note("writing the report")
-    page = write_report(folder, contents)
-    facts = {
-        "contrast": contents.contrast,
-        "report": str(page),
-        "effects": str(folder / "effects.tsv"),
-        "verdict": list(contents.verdict),
+    contents = _contents(ws, settings, cohort, found, clock.seconds)
+    write_report(folder, contents)
+    sidecar.write(seconds=clock.seconds, verdict=list(contents.verdict))
+    return _result(folder, list(contents.verdict))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What the analysis of one contrast found, before it is written and shown."""
+
+    contrast: Contrast
+    pairs: pd.DataFrame
+    measures: pd.DataFrame
+    effects: pd.DataFrame
+    verdicts: pd.DataFrame
+    truth: pd.DataFrame | None
+    covariates: list[str]
+
+
+def _sidecar(
+    ws: Workspace,
+    settings: Settings,
+    folder: Path,
+    contrasts: list[Contrast],
+    adjusted: list[str],
+) -> Sidecar:
+    """What the analysis depends on: pairs, scans, sentences, and how it is done."""
+    from dgmvlc_cli.pairs import contrast_name
+
+    name, truth = settings.train.model, settings.analyze.truth
+    tables = [ws.contrast(name, contrast_name(one)) / "pairs.tsv" for one in contrasts]
+    inputs = {
+        "pairs": workspace.sha256_files(tables),
+        "scans": workspace.sha256_file(ws.subjects_path),
+        "sentences": workspace.sha256_file(ws.prompts_path),
+        "truth": workspace.sha256_file(_truth_path(ws, truth)) if truth else None,
+        "covariates": adjusted,
+        "seed": settings.seed,
+        "version": __version__,
     }
-    Sidecar(path=folder / "analysis.json", inputs={"contrast": contents.contrast}).write(
-        seconds=clock.seconds, command=run.command
-    )
+    outputs = tuple(folder / one for one in ("measures.tsv", "effects.tsv", "report.html"))
+    return Sidecar(path=folder / "analysis.json", inputs=inputs, outputs=outputs)
+
+
+def _write_tables(folder: Path, found: Findings) -> None:
+    workspace.write_table(folder / "measures.tsv", found.measures)
+    workspace.write_table(folder / "effects.tsv", found.effects)
+    workspace.write_table(folder / "verdicts.tsv", found.verdicts)
+    if found.truth is not None:
+        workspace.write_table(folder / "truth.tsv", found.truth)
+
+
+def _result(folder: Path, verdict: list[str], kept: bool = False) -> StageResult:
+    page = folder / "report.html"
+    facts = {"report": str(page), "effects": str(folder / "effects.tsv"), "verdict": verdict}
     return StageResult(
         stage="analyze",
-        summary=[*contents.verdict, f"report: {page}"],
+        summary=[*verdict, f"report{' (current, kept)' if kept else ''}: {page}"],
         facts=facts,
         next_command=f"open {page}",
     )
@@ -167,28 +198,24 @@ def _measure_only(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     return StageResult(stage="analyze", summary=summary, facts={"measures": str(path)})
 
 
-def _truth(ws: Workspace, settings: Settings) -> pd.DataFrame | None:
-    """The phantom's exact counterfactual truth, where the settings name it."""
+def _truth_path(ws: Workspace, truth: Path) -> Path:
+    return ws.require(ws.root / truth, "truth table", "dgmvlc phantom")
+
+
+def _against_truth(
+    ws: Workspace, settings: Settings, effects: pd.DataFrame, pairs: pd.DataFrame
+) -> pd.DataFrame | None:
+    """Estimates beside the phantom's exact counterfactual truth, where the settings name it."""
+    from dgmvlc_cli.analysis.trust import compare_truth
+
     if settings.analyze.truth is None:
         return None
-    path = ws.root / settings.analyze.truth
-    ws.require(path, "truth table", "dgmvlc phantom")
-    return workspace.read_table(path, dtype={"subject": str})
+    truth = workspace.read_table(_truth_path(ws, settings.analyze.truth), dtype={"subject": str})
+    return compare_truth(effects, truth, set(pairs["subject"]))
 
 
 def _contents(
-    ws: Workspace,
-    settings: Settings,
-    run: Run,
-    cohort: Cohort,
-    contrast: Contrast,
-    pairs: pd.DataFrame,
-    measures: pd.DataFrame,
-    effects: pd.DataFrame,
-    judged: pd.DataFrame,
-    truth: pd.DataFrame | None,
-    adjusted: list[str],
-    seconds: float,
+    ws: Workspace, settings: Settings, cohort: Cohort, found: Findings, seconds: float
 ) -> ReportContents:
     """Everything that the report shows, gathered from the workspace."""
     from dgmvlc_cli.analysis.effects import balance
@@ -197,40 +224,34 @@ def _contents(
     from dgmvlc_cli.report import assemble
     from dgmvlc_cli.report.contents import ReportContents
 
-    name = settings.train.model
+    name, contrast, pairs = settings.train.model, found.contrast, found.pairs
     subjects = workspace.read_table(ws.subjects_path, dtype=str)
     loaded = assemble.load_pairs(ws, settings, pairs)
     folds = read_folds(ws, name)
-    record = workspace.read_json(ws.attributes_path)
+    fit = assemble.fit_table(loaded, folds, cohort.rows[contrast.attribute], contrast)
     return ReportContents(
         title=f"{contrast.text} in {ws.root.resolve().name}",
         contrast=contrast.text,
         attribute=contrast.attribute,
-        verdict=[summary_sentence(judged, effects)],
-        verdicts=judged,
-        effects=effects,
-        measures=measures,
-        balance=balance(cohort.rows, contrast, adjusted, settings.seed),
-        cohort=assemble.cohort_rows(record),
+        verdict=[
+            summary_sentence(found.verdicts, found.effects),
+            *assemble.calibration_sentence(fit),
+        ],
+        verdicts=found.verdicts,
+        effects=found.effects,
+        measures=found.measures,
+        balance=balance(cohort.rows, contrast, found.covariates, settings.seed),
+        cohort=assemble.cohort_rows(workspace.read_json(ws.attributes_path)),
         counts=assemble.counts(subjects, cohort, int(pairs["subject"].nunique())),
         exclusions=workspace.read_table(ws.text / "exclusions.tsv", dtype=str),
         failures=assemble.failures(subjects),
         qc=[(one, ws.qc_path(one)) for one in cohort.subjects],
         training=assemble.training_logs(ws, name, settings.train.folds),
-        fit=assemble.fit_table(loaded, folds, cohort.rows[contrast.attribute], contrast),
+        fit=fit,
         pairs=loaded,
-        truth=truth,
+        truth=found.truth,
         placebo_words=cohort.words,
-        methods=assemble.methods_facts(ws, settings, cohort, subjects, pairs, adjusted),
-        provenance={
-            "versions": workspace.versions(),
-            "command": run.command,
-            "seed": settings.seed,
-            "model_sha256": dict(
-                pairs.groupby("fold")["model_sha256"].first().rename(index=lambda k: f"fold {k}")
-            ),
-            "seconds": round(seconds, 1),
-            "settings": settings.model_dump(mode="json", by_alias=True, exclude={"table_schema"}),
-        },
+        methods=assemble.methods_facts(ws, settings, cohort, subjects, pairs, found.covariates),
+        provenance=assemble.provenance(settings, pairs, seconds),
         guidance_scale=float(pairs["guidance_scale"].iloc[0]),
     )

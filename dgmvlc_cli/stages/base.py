@@ -19,7 +19,6 @@ class Run:
     force: bool = False
     dry_run: bool = False
     workers: int = 1
-    command: str = "python"
     reporter: Reporter = field(default_factory=Reporter)
 
 

@@ -120,7 +120,7 @@ def _train_one(
     ws: Workspace, settings: Settings, run: Run, plan, data, cohort: Cohort, use: np.ndarray
 ) -> str:
     """Train one fold unless it is current; returns what was done, in words."""
-    from dgmvlc_cli.generators.training import train_fold
+    from dgmvlc_cli.generators.training import device_name, train_fold
 
     folder = ws.fold(settings.train.model, plan.fold)
     sidecar = _model_sidecar(ws, folder, plan, cohort, use)
@@ -145,7 +145,7 @@ def _train_one(
             checkpoint_seconds=settings.train.checkpoint_seconds,
             on_step=on_step,
         )
-    sidecar.write(seconds=clock.seconds, command=run.command)
+    sidecar.write(seconds=clock.seconds, device=device_name())
     shutil.rmtree(folder / "state", ignore_errors=True)
     return f"fold {plan.fold}: trained on {len(data.hu)} subjects in {clock.seconds:.0f} s"
 

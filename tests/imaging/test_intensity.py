@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.imaging.intensity import MINIMUM_SCALE_HU, fit_standardiser
+
+
+def scan(seed: int, lung_hu: float = -850.0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 5, (12, 12, 12)).astype(np.uint8)
+    centre = np.array([-1000.0, 20.0, lung_hu, lung_hu, -950.0])[labels]
+    return (centre + rng.normal(0, 40, labels.shape) * (labels > 0)).astype(np.float32), labels
+
+
+def test_the_inverse_is_exact():
+    hu, labels = scan(0)
+    standardiser = fit_standardiser([(hu, labels)])
+    again = standardiser.to_hu(standardiser.to_z(hu, labels), labels)
+    assert again == pytest.approx(hu, abs=1e-3)
+
+
+def test_every_class_is_centred_and_scaled():
+    hu, labels = scan(0)
+    z = fit_standardiser([(hu, labels)]).to_z(hu, labels)
+    for tissue in (1, 2, 4):
+        values = z[labels == tissue]
+        assert np.median(values) == pytest.approx(0, abs=0.2)
+        assert values.std() == pytest.approx(1, rel=0.2)
+
+
+def test_both_lungs_share_location_and_scale():
+    hu, labels = scan(0)
+    hu[labels == 3] += 60
+    standardiser = fit_standardiser([(hu, labels)])
+    assert standardiser.location_hu[2] == standardiser.location_hu[3]
+    assert standardiser.scale_hu[2] == standardiser.scale_hu[3]
+
+
+def test_a_uniform_class_is_not_blown_up():
+    hu, labels = scan(0)
+    assert fit_standardiser([(hu, labels)]).scale_hu[0] == MINIMUM_SCALE_HU
+
+
+def test_scans_without_lung_are_refused():
+    hu, labels = scan(0)
+    with pytest.raises(DgmvlcError, match="No lung voxel"):
+        fit_standardiser([(hu, np.minimum(labels, 1))])
