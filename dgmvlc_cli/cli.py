@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -97,7 +98,7 @@ def init(
     from dgmvlc_cli.stages.initialise import init
 
     run = _run(force=force, dry_run=dry_run, as_json=as_json)
-    _finish(init(_workspace(workspace), scans, table, run, seed=seed or 0), as_json)
+    _finish(init(_workspace(workspace), scans, table, run, seed=seed or 0), as_json, workspace)
 
 
 @app.command()
@@ -147,7 +148,7 @@ def preprocess(
     chosen = None if spacing is None else _spacing(spacing)
     ws, settings = _settings(workspace, scans={"spacing_mm": chosen})
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
-    _finish(stages.preprocess(ws, settings, run), as_json)
+    _finish(stages.preprocess(ws, settings, run), as_json, workspace)
 
 
 @app.command()
@@ -170,7 +171,7 @@ def describe(
 
     ws, settings = _settings(workspace, seed, study={"placebos": placebos})
     run = _run(force=force, dry_run=dry_run, as_json=as_json)
-    _finish(stages.describe(ws, settings, run), as_json)
+    _finish(stages.describe(ws, settings, run), as_json, workspace)
 
 
 @app.command()
@@ -201,7 +202,7 @@ def train(
     values = {"model": model, "preset": preset, "fusion": fusion, "folds": folds, "steps": steps}
     ws, settings = _settings(workspace, seed, train=values)
     run = _run(force=force, dry_run=dry_run, as_json=as_json)
-    _finish(stages.train(ws, settings, run), as_json)
+    _finish(stages.train(ws, settings, run), as_json, workspace)
 
 
 @app.command()
@@ -236,7 +237,7 @@ def counterfactual(
     result = stages.counterfactual(
         ws, settings, run, attribute=attribute, reference=reference, target=target
     )
-    _finish(result, as_json)
+    _finish(result, as_json, workspace)
 
 
 @app.command()
@@ -262,7 +263,7 @@ def analyze(
     result = stages.analyze(
         ws, settings, run, attribute=attribute, reference=reference, target=target
     )
-    _finish(result, as_json)
+    _finish(result, as_json, workspace)
 
 
 @app.command()
@@ -349,19 +350,22 @@ def _run(*, force: bool, dry_run: bool, as_json: bool, workers: int | None = Non
     )
 
 
-def _finish(result: StageResult, as_json: bool) -> None:
+def _finish(result: StageResult, as_json: bool, workspace: Path = Path()) -> None:
     """Print the result and leave with the stage's exit code."""
+    following = result.next_command
+    if following.startswith("dgmvlc ") and workspace != Path():
+        following += f" -w {shlex.quote(str(workspace))}"
     if as_json:
         record = {"stage": result.stage, "exit_code": result.exit_code, **result.facts}
-        typer.echo(json.dumps({**record, "next": result.next_command}, indent=2, default=str))
+        typer.echo(json.dumps({**record, "next": following}, indent=2, default=str))
     else:
         from rich.console import Console
 
         console = Console(highlight=False, soft_wrap=True)
         for line in result.summary:
             console.print(line, markup=False)
-        if result.next_command:
-            console.print(f"[bold]Next:[/bold] [green]{result.next_command}[/green]")
+        if following:
+            console.print(f"[bold]Next:[/bold] [green]{following}[/green]")
     raise typer.Exit(result.exit_code)
 
 

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+from commands import dgmvlc, process
 
 from dgmvlc_cli import workspace
 from dgmvlc_cli.measuring import COLUMNS
@@ -35,16 +35,7 @@ CONTRAST = "smoking_never-smoker_current-smoker"
 TRAIN = ("--preset", "micro", "--steps", "30")
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "dgmvlc_cli", *arguments]
-
-
-def dgmvlc(*arguments: str, expect: int = 0) -> subprocess.CompletedProcess:
-    """Run a command; it must end with the expected exit code and without a traceback."""
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, check=False)
-    assert done.returncode == expect, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stderr
-    return done
+ONE = ("--workers", "1")  # a cohort of 40 is done before a second process has started
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +44,14 @@ def study(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("study")
     cohort = root / "cohort"
     w = ("-w", str(root))
-    dgmvlc("phantom", str(cohort), "--subjects", "40", "--spacing", "8", "--seed", "5")
+    dgmvlc("phantom", str(cohort), "--subjects", "40", "--spacing", "8", "--seed", "5", *ONE)
     dgmvlc("init", str(cohort / "scans"), str(cohort / "clinical.csv"), *w)
     use_micro(root)
-    for stage in ("preprocess", "describe"):
-        dgmvlc(stage, *w)
+    dgmvlc("preprocess", *w, *ONE)
+    dgmvlc("describe", *w)
     dgmvlc("train", *TRAIN, *w)
-    dgmvlc("counterfactual", "--attribute", "smoking", *w)
-    dgmvlc("analyze", *w)
+    dgmvlc("counterfactual", "--attribute", "smoking", *w, *ONE)
+    dgmvlc("analyze", *w, *ONE)
     return root
 
 
@@ -170,9 +161,9 @@ def test_the_report_is_one_file_without_network(study):
 def test_a_second_run_keeps_everything(study):
     before = hashes(study, "*.nii.gz") | hashes(study, "*.safetensors")
     w = ("-w", str(study))
-    dgmvlc("preprocess", *w)
+    dgmvlc("preprocess", *w, *ONE)
     assert "current, kept" in dgmvlc("train", *TRAIN, *w).stdout
-    dgmvlc("counterfactual", *w)
+    dgmvlc("counterfactual", *w, *ONE)
     assert hashes(study, "*.nii.gz") | hashes(study, "*.safetensors") == before
 
 
@@ -205,7 +196,7 @@ def test_training_killed_and_started_again_ends_with_the_same_weights(copy):
     killed = 0
     for _ in range(6):
         child = subprocess.Popen(
-            command("train", *more, *w), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            process("train", *more, *w), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         state = models / "fold-0" / "state" / "last.pt"
         deadline = time.monotonic() + 120
@@ -225,8 +216,8 @@ def test_training_killed_and_started_again_ends_with_the_same_weights(copy):
 
 def test_numeric_contrasts_work_end_to_end(study):
     w = ("-w", str(study))
-    dgmvlc("counterfactual", "--attribute", "age", "--from", "50", "--to", "70", *w)
-    dgmvlc("analyze", "--attribute", "age", "--from", "50", "--to", "70", *w)
+    dgmvlc("counterfactual", "--attribute", "age", "--from", "50", "--to", "70", *w, *ONE)
+    dgmvlc("analyze", "--attribute", "age", "--from", "50", "--to", "70", *w, *ONE)
     effects = workspace.read_table(study / "analysis/flow/age_50_70/effects.tsv")
     debiased = effects.query("kind == 'debiased' and region == 'lungs' and measure == 'mean_hu'")
     assert np.isfinite(debiased["effect"].item())
@@ -251,7 +242,7 @@ def test_dry_runs_write_nothing(study):
 def test_one_broken_scan_fails_alone_and_is_listed(copy):
     scan = copy / "cohort" / "scans" / "ph-0003.nii.gz"
     scan.write_bytes(scan.read_bytes()[:5000])
-    done = dgmvlc("preprocess", "-w", str(copy), expect=3)
+    done = dgmvlc("preprocess", "-w", str(copy), *ONE, expect=3)
     table = workspace.read_table(copy / "subjects.tsv", dtype={"subject": str})
     failed = table[table["status"] == "failed"]
     assert list(failed["subject"]) == ["ph-0003"]
@@ -262,9 +253,9 @@ def test_one_broken_scan_fails_alone_and_is_listed(copy):
 def test_without_a_table_scans_are_still_measured(study, tmp_path):
     w = ("-w", str(tmp_path))
     dgmvlc("init", str(study / "cohort" / "scans" / "ph-0001.nii.gz"), *w)
-    dgmvlc("preprocess", *w)
+    dgmvlc("preprocess", *w, *ONE)
     assert "no clinical table" in dgmvlc("describe", *w, expect=1).stderr
-    dgmvlc("analyze", *w)
+    dgmvlc("analyze", *w, *ONE)
     measures = workspace.read_table(tmp_path / "analysis" / "measures.tsv")
     mean = measures.query("region == 'lungs' and measure == 'mean_hu'")["value"].item()
     assert -950 < mean < -700
@@ -280,7 +271,7 @@ def test_truth_is_compared_where_it_is_known(copy):
     settings = copy / "dgmvlc.toml"
     text = settings.read_text().replace("[analyze]", '[analyze]\ntruth = "cohort/truth.tsv"')
     settings.write_text(text)
-    dgmvlc("analyze", "-w", str(copy))
+    dgmvlc("analyze", "-w", str(copy), *ONE)
     table = pd.read_csv(copy / "analysis" / "flow" / CONTRAST / "truth.tsv", sep="\t")
     upper = table.query("measure == 'mean_hu' and region == 'upper'").iloc[0]
     assert -32 < upper["truth"] < -20

@@ -55,7 +55,8 @@ def preprocess(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     table = pd.DataFrame(rows).sort_values("subject")
     workspace.write_table(ws.subjects_path, table)
     _write_passed_over(ws, found.passed_over)
-    return _preprocess_result(ws, table, failed, len(found.passed_over))
+    following = "dgmvlc describe" if settings.table else "dgmvlc analyze"
+    return _preprocess_result(ws, table, failed, len(found.passed_over), following)
 
 
 def prepare_scan(task: ScanTask) -> dict[str, Any]:
@@ -149,7 +150,11 @@ def _write_passed_over(ws: Workspace, passed_over: list[Any]) -> None:
 
 
 def _preprocess_result(
-    ws: Workspace, table: pd.DataFrame, failed: dict[str, str], passed_over: int
+    ws: Workspace,
+    table: pd.DataFrame,
+    failed: dict[str, str],
+    passed_over: int,
+    following: str,
 ) -> StageResult:
     ok = table[table["status"] == "ok"]
     if ok.empty:
@@ -174,5 +179,5 @@ def _preprocess_result(
         summary=summary,
         facts=facts,
         failed=failed,
-        next_command="dgmvlc describe",
+        next_command=following,
     )
