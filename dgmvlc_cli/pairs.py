@@ -16,7 +16,7 @@ from dgmvlc_cli.generators.grid import place
 from dgmvlc_cli.generators.model import Generator
 from dgmvlc_cli.imaging.volume import Volume, read_labels, read_volume, write_volume
 from dgmvlc_cli.text.describe import sentence
-from dgmvlc_cli.text.edits import edit_row
+from dgmvlc_cli.text.edits import bundle_values, edit_row
 from dgmvlc_cli.text.schema import Schema
 from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace, slug
 
@@ -82,14 +82,28 @@ def arm_sentences(
 ) -> tuple[str, str]:
     """The sentences of the reference and of the target arm of one subject.
 
-    The edit acts on the row and carries its bundle along; the sentence is written anew.
+    The edit acts on the row and carries its bundle along; the sentence is written anew.  What
+    comes with a level (pack-years with smoking) is set to that level's typical value for every
+    subject, also for those who have one of their own: else an arm would depend on the subject's
+    own attribute, and the debiased effect needs predictions that do not.
     """
     edited = (
-        edit_row(row, {contrast.attribute: level}, schema, rows)
+        edit_row(row, arm_edits(contrast, level, schema, rows), schema, rows)
         for level in (contrast.reference, contrast.target)
     )
     reference, target = (sentence(one, schema) for one in edited)
     return reference, target
+
+
+def arm_edits(
+    contrast: Contrast, level: str | float, schema: Schema, rows: pd.DataFrame
+) -> dict[str, str | float]:
+    """The level, and the cohort's typical value of everything that comes with it."""
+    edits: dict[str, str | float] = {contrast.attribute: level}
+    if contrast.numeric:
+        return edits
+    typical = bundle_values(schema, contrast.attribute, str(level), rows)
+    return edits | {name: value for name, value in typical.items() if value is not None}
 
 
 def subjects_of(contrast: Contrast, rows: pd.DataFrame) -> list[str]:

@@ -195,7 +195,7 @@ def calibration_sentence(fit: list[dict[str, Any]]) -> list[str]:
         for kind in ("within", "between")
     )
     return [
-        f"Under their own sentences, generated lungs have a mean of {made:.0f} HU (real scans "
+        f"In the arm of their own level, generated lungs have a mean of {made:.0f} HU (real scans "
         f"{real:.0f} HU); they vary {within:.2f} times as much within a lung, and {between:.2f} "
         "times as much between subjects, as real ones."
     ]
