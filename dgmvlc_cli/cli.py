@@ -384,10 +384,12 @@ def _explain(error: DgmvlcError) -> None:
         console.print(f"[bold]What to do:[/bold] {escape(error.hint)}")
 
 
+class InterruptedByUser(BaseException):
+    """Ctrl-C.  No `except Exception` on the way may take it for a subject's failure."""
+
+
 def _interrupt(signum: int, frame: object) -> None:
-    raise DgmvlcError(
-        "Interrupted.", "Finished work is kept: the same command goes on from here.", INTERRUPTED
-    )
+    raise InterruptedByUser
 
 
 def main() -> None:
@@ -400,6 +402,10 @@ def main() -> None:
             raise
         _explain(error)
         sys.exit(error.exit_code)
+    except InterruptedByUser:
+        message = "Finished work is kept: the same command goes on from here."
+        _explain(DgmvlcError("Interrupted.", message, INTERRUPTED))
+        sys.exit(INTERRUPTED)
     except OSError as error:
         if "DGMVLC_DEBUG" in os.environ:
             raise

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,17 +39,32 @@ class Cohort:
     def subjects(self) -> list[str]:
         return list(self.rows.index)
 
+    def without(self, subjects: Collection[str]) -> Cohort:
+        """The cohort less some subjects."""
+        kept = self.rows.index[~self.rows.index.isin(list(subjects))]
+        return replace(self, rows=self.rows.loc[kept], sentences=self.sentences.loc[kept])
 
-def load_cohort(ws: Workspace) -> Cohort:
-    """What `describe` wrote, cut down to the subjects that `preprocess` made ready."""
+
+def load_cohort(ws: Workspace, settings: Settings) -> Cohort:
+    """What `describe` wrote, cut down to the subjects that `preprocess` made ready.
+
+    In order of subject, whatever the order of the table.  Raises DgmvlcError where the table or
+    its schema changed since `describe`.
+    """
     ws.require(ws.prompts_path, "sentences", "dgmvlc describe")
+    made_from = (workspace.read_json(ws.text / "describe.json") or {}).get("inputs")
+    if made_from != workspace.plain(described_inputs(ws, settings)):
+        raise DgmvlcError(
+            "The table, its [schema] or the [study] attribute changed since `dgmvlc describe`.",
+            "Run `dgmvlc describe` again.",
+        )
     ready = ready_subjects(ws)
     record = workspace.read_json(ws.attributes_path)
     if record is None:
         raise DgmvlcError(f"Cannot read {ws.attributes_path}.", "Run `dgmvlc describe --force`.")
     schema = Schema.model_validate(record["schema"])
     prompts = workspace.read_table(ws.prompts_path, dtype=str)
-    prompts = prompts[prompts["subject"].isin(ready)]
+    prompts = prompts[prompts["subject"].isin(ready)].sort_values("subject", ignore_index=True)
     if prompts.empty:
         raise DgmvlcError(
             "No subject has both a usable scan and a sentence.",
@@ -63,6 +79,27 @@ def load_cohort(ws: Workspace) -> Cohort:
     )
 
 
+def described_inputs(ws: Workspace, settings: Settings) -> dict[str, Any]:
+    """What the sentences are made from, besides the seed and the number of placebos."""
+    schema = settings.require_schema()
+    assert settings.table is not None
+    return {
+        "table_sha256": workspace.sha256_file(ws.root / settings.table.path),
+        "schema": schema.model_dump(mode="json"),
+        "studied": studied_attribute(settings, schema),
+    }
+
+
+def training_inputs(ws: Workspace, cohort: Cohort, subjects: list[str]) -> dict[str, str]:
+    """Fingerprints of the scans and sentences that a model is trained on."""
+    records = [workspace.read_json(ws.sidecar_path(one)) or {} for one in subjects]
+    scans = {one: r.get("fingerprint") for one, r in zip(subjects, records, strict=True)}
+    return {
+        "scans": workspace.fingerprint(scans),
+        "sentences": workspace.fingerprint({"said": list(cohort.sentences[subjects])}),
+    }
+
+
 def ready_subjects(ws: Workspace) -> list[str]:
     """Subjects whose scan was preprocessed, in order."""
     ws.require(ws.subjects_path, "preprocessed scans", "dgmvlc preprocess")
@@ -73,7 +110,11 @@ def ready_subjects(ws: Workspace) -> list[str]:
 def studied_attribute(settings: Settings, schema: Schema) -> str:
     """The attribute of the study: as set, else smoking, else the first that can be edited."""
     if settings.study.attribute:
-        schema.attribute(settings.study.attribute)
+        if not schema.attribute(settings.study.attribute).in_sentence:
+            raise UsageError(
+                f"[study] attribute {settings.study.attribute} is not part of the sentence.",
+                "Give it the role `condition` under [schema], or study another.",
+            )
         return settings.study.attribute
     editable = schema.names("condition")
     if not editable:
@@ -116,7 +157,14 @@ def study_contrast(
     if attribute is None or attribute == study.attribute:
         reference = study.reference if reference is None else reference
         target = study.target if target is None else target
-    return choose_contrast(cohort.schema, attribute or cohort.studied, reference, target)
+    contrast = choose_contrast(cohort.schema, attribute or cohort.studied, reference, target)
+    for level in () if contrast.numeric else (contrast.reference, contrast.target):
+        if level not in set(cohort.rows[contrast.attribute]):
+            raise UsageError(
+                f"No subject has the level {level!r} of {contrast.attribute}.",
+                "Choose levels that occur in text/prompts.tsv.",
+            )
+    return contrast
 
 
 def placebo_contrasts(contrast: Contrast, cohort: Cohort) -> list[Contrast]:
@@ -146,10 +194,10 @@ def assign_folds(rows: pd.DataFrame, studied: str, folds: int, seed: int) -> pd.
             "Add scans, or use fewer folds ([train] folds).",
         )
     order = workspace.generator(seed, "folds").permutation(len(rows))
-    level = rows[studied]
+    level = rows[studied].sort_index()  # so that the order of the table does not matter
     if pd.api.types.is_numeric_dtype(level.dtype):
         level = pd.qcut(level, 4, labels=False, duplicates="drop")
-    shuffled = rows.index[order]
+    shuffled = level.index[order]
     # A stable sort by level deals every level out over the folds in turn.
     dealt = level.loc[shuffled].astype(str).sort_values(kind="stable").index
     return pd.Series(np.arange(len(dealt)) % folds, index=dealt, name="fold").loc[rows.index]
@@ -158,14 +206,16 @@ def assign_folds(rows: pd.DataFrame, studied: str, folds: int, seed: int) -> pd.
 def covariates(settings: Settings, schema: Schema, contrast: Contrast) -> list[str]:
     """What the observed and debiased effects are adjusted for.
 
-    As set, else every attribute of role `covariate`; never the contrast's own attribute.
+    As set, else every attribute of role `covariate`; never the contrast's own attribute, nor
+    what comes and goes with it (pack-years with smoking).
     """
     chosen: Any = settings.analyze.covariates
     if chosen is None:
         chosen = schema.names("covariate")
     for name in chosen:
         schema.attribute(name)
-    return [name for name in chosen if name != contrast.attribute]
+    entailed = {contrast.attribute, *schema.followers(contrast.attribute)}
+    return [name for name in chosen if name not in entailed]
 
 
 def read_folds(ws: Workspace, model: str) -> pd.Series:
@@ -173,3 +223,35 @@ def read_folds(ws: Workspace, model: str) -> pd.Series:
     path = ws.require(ws.model(model) / "folds.tsv", "trained model", "dgmvlc train")
     table = workspace.read_table(path, dtype={"subject": str, "fold": int})
     return table.set_index("subject")["fold"]
+
+
+def require_current_model(ws: Workspace, model: str, fold: int, cohort: Cohort) -> None:
+    """Raise DgmvlcError unless the fold's model was trained on the scans and sentences of now.
+
+    A model that never saw today's placebo words would make nothing of them: too easy a null.
+    """
+    path = ws.fold(model, fold) / "train.json"
+    ws.require(path, f"trained model of fold {fold}", "dgmvlc train")
+    trained = (workspace.read_json(path) or {}).get("inputs", {})
+    folds = read_folds(ws, model)
+    missing = sorted(set(folds.index) - set(cohort.subjects))
+    if missing:
+        raise DgmvlcError(
+            f"{len(missing)} subjects of the model are no longer ready ({missing[0]}, ...).",
+            "Run `dgmvlc preprocess` and `dgmvlc describe`, then `dgmvlc train` again.",
+        )
+    now = training_inputs(ws, cohort, [one for one in folds.index if folds[one] != fold])
+    changed = [name for name, value in now.items() if trained.get(name) != value]
+    if changed:
+        raise DgmvlcError(
+            f"The {' and '.join(changed)} changed since fold {fold} was trained.",
+            "Run `dgmvlc train` again.",
+        )
+
+
+def model_grid(ws: Workspace, model: str) -> tuple[tuple[int, int, int], float]:
+    """Grid (D, H, W) and spacing in mm of the trained models, whatever the settings say now."""
+    path = ws.fold(model, 0) / "conditioning.json"
+    facts = workspace.read_json(ws.require(path, "trained model", "dgmvlc train")) or {}
+    depth, height, width = facts["grid"]
+    return (depth, height, width), float(facts["spacing_mm"])

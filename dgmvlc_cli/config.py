@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -98,7 +98,7 @@ class ScanSettings(Section):
 
     path: Path
     masks: Path | None = None
-    spacing_mm: float | Literal["native"] | None = None
+    spacing_mm: Annotated[float, Field(gt=0, le=50)] | Literal["native"] | None = None
     margin_mm: float = Field(default=10.0, ge=0)
 
 
@@ -116,8 +116,8 @@ class StudySettings(Section):
     """
 
     attribute: str | None = None
-    reference: str | None = None
-    target: str | None = None
+    reference: str | float | None = None
+    target: str | float | None = None
     placebos: int = Field(default=4, ge=0, le=8)
     text_encoder: str = "minilm"
 
@@ -154,12 +154,10 @@ class AnalyzeSettings(Section):
 
     covariates: adjusted for in the observed and debiased effects; unset takes every
     attribute of role `covariate`.  truth: the phantom's truth.tsv, where it is known.
-    pairs_in_report: subjects shown in the slice viewer.
     """
 
     covariates: tuple[str, ...] | None = None
     truth: Path | None = None
-    pairs_in_report: int = Field(default=8, ge=0, le=40)
 
 
 class Settings(Section):

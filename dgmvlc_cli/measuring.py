@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from dgmvlc_cli.analysis.contrasts import arm_name
+from dgmvlc_cli.analysis.contrasts import Contrast
 from dgmvlc_cli.analysis.measures import measure
 from dgmvlc_cli.generators.grid import place
 from dgmvlc_cli.imaging.volume import Volume, read_labels, read_volume
@@ -57,20 +58,12 @@ def measure_task(task: MeasureTask) -> list[dict[str, Any]]:
     ]
 
 
-def arms_of(pairs: pd.DataFrame, root: Path) -> dict[str, list[ArmVolume]]:
-    """Subject -> its generated volumes, from the rows of one or more pairs.tsv."""
+def arms_of(pairs: Mapping[Contrast, pd.DataFrame], root: Path) -> dict[str, list[ArmVolume]]:
+    """Subject -> its generated volumes, from the pairs.tsv of one or more contrasts."""
     arms: dict[str, list[ArmVolume]] = {}
-    for row in pairs.to_dict("records"):
-        for level in ("reference", "target"):
-            arm = ArmVolume(
-                arm=arm_name(row["attribute"], _level(row[level])),
-                seed=int(row["seed"]),
-                path=root / row[f"{level}_path"],
-            )
-            arms.setdefault(row["subject"], []).append(arm)
+    for contrast, table in pairs.items():
+        for row in table.to_dict("records"):
+            for arm, side in zip(contrast.arms, ("reference", "target"), strict=True):
+                volume = ArmVolume(arm=arm, seed=int(row["seed"]), path=root / row[f"{side}_path"])
+                arms.setdefault(row["subject"], []).append(volume)
     return arms
-
-
-def _level(value: Any) -> str | float:
-    """A level as the contrast names it: a number where pairs.tsv holds one."""
-    return value if isinstance(value, int | float) else str(value)

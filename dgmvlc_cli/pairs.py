@@ -12,6 +12,8 @@ import pandas as pd
 
 from dgmvlc_cli import workspace
 from dgmvlc_cli.analysis.contrasts import Contrast
+from dgmvlc_cli.cohort import Cohort, read_folds, training_inputs
+from dgmvlc_cli.config import Settings
 from dgmvlc_cli.generators.grid import place
 from dgmvlc_cli.generators.model import Generator
 from dgmvlc_cli.imaging.volume import Volume, read_labels, read_volume, write_volume
@@ -27,6 +29,19 @@ def contrast_name(contrast: Contrast) -> str:
     """The contrast's folder: `smoking_never-smoker_current-smoker`."""
     parts = (contrast.attribute, contrast.reference, contrast.target)
     return "_".join(slug(part) for part in parts)
+
+
+def pairs_sidecar(ws: Workspace, settings: Settings, cohort: Cohort, contrast: Contrast) -> Sidecar:
+    """What the pairs of one contrast hang on: models, scans and sentences."""
+    name = settings.train.model
+    folds = read_folds(ws, name)
+    weights = [path for fold in sorted(folds.unique()) for path in ws.weights(name, int(fold))]
+    inputs = {
+        "models": workspace.sha256_files(weights),
+        **training_inputs(ws, cohort, [one for one in folds.index if one in cohort.rows.index]),
+    }
+    folder = ws.contrast(name, contrast_name(contrast))
+    return Sidecar(path=folder / "pairs.json", inputs=inputs, outputs=(folder / "pairs.tsv",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +145,8 @@ def generate_task(task: SubjectTask) -> list[dict[str, Any]]:
         generator = Generator.from_pretrained(task.model_folder)
         masks = {plan.subject: _placed(task.workspace, plan.subject, generator) for plan in stale}
         clock = Stopwatch()
+        for plan in stale:
+            _sidecar(plan, task).invalidate()
         for plan in _generate(stale, masks, generator, task):
             _sidecar(plan, task).write(seconds=clock.seconds, subject=plan.subject)
     return [row for plan in task.pairs for row in _rows(plan, task)]

@@ -6,11 +6,14 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.workspace import write_error
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,8 +41,8 @@ def run(
 ) -> Iterator[Outcome[Item, Result]]:
     """function(item) for every item, as each is done.
 
-    A DgmvlcError of one item becomes its Outcome and the others go on; any other exception
-    is a bug and is raised.  function and items must be picklable when workers > 1.
+    A DgmvlcError or OSError of one item becomes its Outcome and the others go on; any other
+    exception is a bug and is raised.  function and items must be picklable when workers > 1.
     """
     items = list(items)
     if min(workers, len(items)) <= 1:
@@ -56,8 +59,15 @@ def run(
         try:
             for future in as_completed(futures):
                 yield future.result()
+        except BrokenProcessPool as error:
+            raise DgmvlcError(
+                "A worker process ended early, most likely for want of memory.",
+                "Run the same command with fewer --workers; finished work is kept.",
+            ) from error
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
+            for child in active_children():  # what runs is stopped, not waited for
+                child.terminate()
             raise
 
 
@@ -66,6 +76,8 @@ def _attempt(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Re
         return Outcome(item, result=function(item))
     except DgmvlcError as error:
         return Outcome(item, error=error)
+    except OSError as error:
+        return Outcome(item, error=write_error(Path(error.filename or "a file"), error))
 
 
 def _share_cores(workers: int) -> None:

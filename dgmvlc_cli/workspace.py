@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SETTINGS_FILE = "dgmvlc.toml"
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+CONDITIONING_FILE = "conditioning.safetensors"
 VERSIONED_PACKAGES = ("numpy", "scipy", "torch", "diffusers", "transformers", "SimpleITK")
 
 
@@ -50,9 +52,16 @@ def generator(seed: int, *keys: str | int) -> np.random.Generator:
 
 
 def slug(text: str | float) -> str:
-    """A subject or level as part of a file name: `current-smoker`."""
+    """A subject or level as part of a file name: `current-smoker`.
+
+    What does not survive (`<5`, `-2`, other scripts) is told apart by a short hash.
+    """
     plain_text = f"{text:g}" if isinstance(text, float) else str(text)
-    return re.sub(r"[^A-Za-z0-9.]+", "-", plain_text).strip("-.")
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", plain_text).strip("-.")
+    if re.fullmatch(r"[A-Za-z0-9]+(?:[ ._-][A-Za-z0-9]+)*", plain_text):
+        return name
+    digest = hashlib.sha256(plain_text.encode()).hexdigest()[:6]
+    return f"{name}-{digest}" if name else digest
 
 
 # Hashes and fingerprints --------------------------------------------------------------------
@@ -124,12 +133,16 @@ def write_error(path: Path, error: OSError) -> DgmvlcError:
         errno.EPERM: "Choose a folder you may write to with --workspace.",
     }
     hint = hints.get(error.errno or 0, "Check the folder and run the same command again.")
-    return DgmvlcError(f"Cannot write {path}: {error.strerror or error}.", hint)
+    return DgmvlcError(f"Cannot read or write {path}: {error.strerror or error}.", hint)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -212,6 +225,10 @@ class Sidecar:
         changed = changed_inputs(saved.get("inputs", {}), plain(self.inputs))
         return f"changed: {', '.join(changed)}" if changed else "asked for again"
 
+    def invalidate(self) -> None:
+        """Take the sidecar away before its outputs change, so that no kill leaves it wrong."""
+        self.path.unlink(missing_ok=True)
+
     def write(self, *, seconds: float, **facts: Any) -> None:
         """Write the sidecar: call it last, when every output lies in place."""
         record = {
@@ -290,6 +307,11 @@ class Workspace:
 
     def fold(self, name: str, fold: int) -> Path:
         return self.model(name) / f"fold-{fold}"
+
+    def weights(self, name: str, fold: int) -> tuple[Path, Path]:
+        """The two files that decide what a fold's model generates."""
+        folder = self.fold(name, fold)
+        return folder / WEIGHTS_FILE, folder / CONDITIONING_FILE
 
     def contrast(self, model: str, contrast: str) -> Path:
         return self.root / "counterfactuals" / model / contrast

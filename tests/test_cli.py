@@ -83,7 +83,7 @@ def test_a_missing_stage_is_named(workspace):
     dgmvlc("preprocess", *w, "--workers", "1")
     assert "too few" in fails(1, "train", *w)
     assert "dgmvlc train" in fails(1, "counterfactual", *w)
-    assert "dgmvlc counterfactual" in fails(1, "analyze", *w)
+    assert "dgmvlc train" in fails(1, "analyze", *w)
 
 
 def test_an_unknown_attribute_or_level_is_a_usage_error_with_the_nearest(workspace):
@@ -114,7 +114,8 @@ def test_init_does_not_overwrite_settings(workspace):
 def test_a_table_without_the_id_column_is_said(workspace):
     table = workspace / "c" / "clinical.csv"
     table.write_text(table.read_text().replace("subject,", "nobody,", 1))
-    assert "subject" in fails(1, "describe", "-w", str(workspace))
+    said = fails(2, "describe", "-w", str(workspace))
+    assert '"subject"' in said and "id_column" in said
 
 
 def test_a_table_whose_ids_match_no_scan_is_said(workspace):

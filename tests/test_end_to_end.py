@@ -104,7 +104,7 @@ def test_pairs_are_of_held_out_subjects_and_share_the_noise(study):
     for row in pairs.itertuples():
         assert row.fold == fold_of[row.subject]
         model = study / "models" / "flow" / f"fold-{row.fold}"
-        assert row.model_sha256 == workspace.sha256_files(list(model.glob("*.safetensors")))
+        assert row.model_sha256 == workspace.sha256_files(sorted(model.glob("*.safetensors")))
         assert row.reference_sentence != row.target_sentence
         assert "never smoker" in row.reference_sentence
         assert "current smoker" in row.target_sentence

@@ -73,7 +73,14 @@ def test_a_missing_stage_names_its_command(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "name"),
-    [("current smoker", "current-smoker"), ("../etc", "etc"), ("R01-001", "R01-001"), (45.0, "45")],
+    [("current smoker", "current-smoker"), ("R01-001", "R01-001"), (45.0, "45"), ("ph.1", "ph.1")],
 )
 def test_names_of_files_are_plain(text, name):
     assert slug(text) == name
+
+
+def test_names_that_lose_something_are_told_apart():
+    texts = ["<5", ">5", "5", -5.0, "+", "-", "männlich", "../etc", "etc", "男", "女"]
+    names = [slug(text) for text in texts]
+    assert len(set(names)) == len(names)
+    assert all(name and "/" not in name and name[0] not in ".-" for name in names)

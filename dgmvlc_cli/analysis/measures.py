@@ -148,6 +148,9 @@ _ALL = (
 )
 MEASURES: dict[str, Measure] = {measure.name: measure for measure in _ALL}
 
+PRIMARY_MEASURE = "mean_hu"
+"""The measure that summaries and the first figure speak of."""
+
 
 def measure(
     hu: np.ndarray,

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from dgmvlc_cli.analysis.contrasts import Outcome
-from dgmvlc_cli.analysis.measures import MEASURES
+from dgmvlc_cli.analysis.measures import MEASURES, PRIMARY_MEASURE
 from dgmvlc_cli.analysis.zones import CONTROL_REGIONS, REGIONS
 from dgmvlc_cli.errors import DgmvlcError
 
@@ -178,7 +178,7 @@ def _scans_show(debiased: pd.Series) -> str:
 
 
 def _span(debiased: pd.Series) -> str:
-    low, high = number(debiased["ci_low"]), number(debiased["ci_high"])
+    low, high = (number(debiased[end], debiased["unit"]) for end in ("ci_low", "ci_high"))
     return f"{_quantity(debiased['effect'], debiased['unit'])} [{low}, {high}] (debiased)"
 
 
@@ -208,8 +208,13 @@ def summary_sentence(verdicts: pd.DataFrame, effects: pd.DataFrame) -> str:
 
 
 def _clearest(supported: pd.DataFrame, debiased: pd.DataFrame) -> str:
-    """The sentence of the supported outcome with the smallest p."""
-    ranked = supported.merge(debiased[[*KEYS, "p"]], on=KEYS).sort_values("p", kind="stable")
+    """The sentence of the supported outcome with the smallest p, of mean HU where there is one."""
+    primary = supported[supported["measure"] == PRIMARY_MEASURE]
+    ranked = (
+        (primary if len(primary) else supported)
+        .merge(debiased[[*KEYS, "p"]], on=KEYS)
+        .sort_values("p", kind="stable")
+    )
     return str(ranked["sentence"].iloc[0]).replace(f": {SUPPORTED}.", ".", 1)
 
 
@@ -311,13 +316,15 @@ def outcome_label(outcome: Outcome) -> str:
     return f"{MEASURES[measure].label}, {REGIONS[region].label}"
 
 
-def number(value: float) -> str:
-    """Three significant digits, without an exponent."""
+def number(value: float, unit: str = "") -> str:
+    """Three significant digits, without an exponent; HU to a tenth, which is below their noise."""
+    if unit == "HU":
+        return f"{round(value, 1) + 0.0:.1f}".removesuffix(".0")
     return np.format_float_positional(value, precision=3, unique=False, fractional=False, trim="-")
 
 
 def _quantity(value: float, unit: str) -> str:
-    return number(value) if unit == "1" else f"{number(value)} {unit}"
+    return number(value) if unit == "1" else f"{number(value, unit)} {unit}"
 
 
 def _levels(contrast: str) -> tuple[str, str]:

@@ -24,7 +24,8 @@ def place(
     if not np.allclose(volume.spacing_mm, spacing_mm, rtol=SPACING_TOLERANCE):
         raise DgmvlcError(
             f"Voxels of {volume.spacing_mm} mm, but the preset works at {spacing_mm:g} mm.",
-            'Remove `spacing_mm` from [scans] in dgmvlc.toml and run "dgmvlc preprocess" again.',
+            "Set `preset` under [train] in dgmvlc.toml, leave `spacing_mm` under [scans] unset, "
+            "and run `dgmvlc preprocess` again.",
         )
     start = _start(labels, grid)
     box = tuple(slice(a, a + side) for a, side in zip(start, grid, strict=True))

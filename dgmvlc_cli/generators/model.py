@@ -100,7 +100,7 @@ class Generator:
             if not bool(torch.isfinite(tensor).all()):
                 raise DgmvlcError(
                     f"Weight {name} is not finite, so the model is not saved.",
-                    "Train again with a smaller --learning-rate.",
+                    "Train again with a smaller `learning_rate` under [train].",
                 )
         try:
             self.network.save_pretrained(folder)
@@ -146,6 +146,6 @@ class Generator:
             **{**facts, "grid": tuple(facts["grid"])},
         )
         network.eval().requires_grad_(False)
-        return cls(
-            network=network.to(memory_format=torch.channels_last_3d), conditioning=conditioning
-        )
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        network = network.to(device, memory_format=torch.channels_last_3d)
+        return cls(network=network, conditioning=conditioning)

@@ -305,6 +305,7 @@ class Trainer:
         state = torch.load(path, map_location="cpu", weights_only=True)
         self.accelerator.unwrap_model(self.network).load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
+        self.average.to(self.accelerator.device)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.progress = Progress(**state["progress"])

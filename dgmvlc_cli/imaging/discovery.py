@@ -61,17 +61,18 @@ def find_scans(root: Path) -> list[Scan]:
     return survey(root).scans
 
 
-def survey(root: Path) -> Survey:
+def survey(root: Path, exclude: Iterable[Path] = ()) -> Survey:
     """Look at every file under a folder, or at one file, and choose one scan per subject.
 
     Subject: DICOM PatientID, else the folder's name; for other formats the file's name without
     suffix, or the folder's path where several folders hold files of one name.  Of a subject's
     scans the one with most files, then most bytes, then the first path is chosen.
+    exclude: folders below root that are not looked into, such as one's own outputs.
     Raises DgmvlcError if there is no scan at all.
     """
     if not root.exists():
         raise DgmvlcError(f"{root}: no such file or folder", "Check the path of the scans.")
-    images, others = _files(root)
+    images, others = _files(root, [folder.resolve() for folder in exclude])
     passed: list[PassedOver] = []
     scans = [*_image_scans(images, root, passed), *_dicom_scans(others, passed)]
     chosen = _one_per_subject(scans, passed)
@@ -85,14 +86,16 @@ def survey(root: Path) -> Survey:
     return Survey(scans=chosen, passed_over=sorted(passed, key=lambda one: str(one.path)))
 
 
-def _files(root: Path) -> tuple[list[Path], list[Path]]:
+def _files(root: Path, exclude: list[Path]) -> tuple[list[Path], list[Path]]:
     """Image files by name, and all others, each in order of path; hidden ones are left out."""
     if root.is_file():
         return ([root], []) if is_image_name(root.name) else ([], [root])
     found = sorted(
         path
         for path in root.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        and not any(path.resolve().is_relative_to(folder) for folder in exclude)
     )
     images = [path for path in found if is_image_name(path.name)]
     return images, [path for path in found if not is_image_name(path.name)]
@@ -113,11 +116,24 @@ def _image_scans(images: Iterable[Path], root: Path, passed: list[PassedOver]) -
             subject=_subject_of(path, root, shared=len(folders[stem(path.name)]) > 1),
             path=path,
             kind=_kind(path.name),
-            files=(path,),
+            files=(path, *_data_files(path)),
             size=path.stat().st_size,
         )
         for path in kept
     ]
+
+
+def _data_files(path: Path) -> tuple[Path, ...]:
+    """The voxel file that an .mhd or .nhdr header names."""
+    if path.suffix.lower() not in (".mhd", ".nhdr"):
+        return ()
+    found = re.search(
+        r"^(?:ElementDataFile\s*=|data ?file\s*:)\s*(.+?)\s*$",
+        path.read_text(errors="replace"),
+        re.IGNORECASE | re.MULTILINE,
+    )
+    data = path.parent / found[1] if found else path
+    return (data,) if data != path and data.is_file() else ()
 
 
 def _subject_of(path: Path, root: Path, shared: bool) -> str:

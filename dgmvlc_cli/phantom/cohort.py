@@ -45,6 +45,7 @@ def write_cohort(
     alone, not on workers.  Raises DgmvlcError where the folder cannot be written.
     """
     subjects = true_subjects(settings)
+    _clear(out)
     _make_folders(out)
     truth: dict[str, list[dict]] = {}
     for outcome in run(partial(_write_subject, out, settings), subjects, workers):
@@ -125,6 +126,14 @@ def _write_subject(out: Path, settings: PhantomSettings, subject: Subject) -> li
     write_volume(out / "scans" / f"{subject.subject}.nii.gz", volume)
     write_labels(out / "labels" / f"{subject.subject}.nii.gz", chest.labels, volume)
     return truth_of(subject, chest, settings)
+
+
+def _clear(out: Path) -> None:
+    """Take away an older cohort, its description first: no kill leaves it over mixed scans."""
+    (out / "phantom.json").unlink(missing_ok=True)
+    for name in ("scans", "labels"):
+        for path in (out / name).glob("ph-*.nii.gz"):
+            path.unlink()
 
 
 def _make_folders(out: Path) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 from dgmvlc_cli import workspace
 from dgmvlc_cli.analysis.contrasts import Contrast
 from dgmvlc_cli.analysis.zones import regions
-from dgmvlc_cli.cohort import Cohort
+from dgmvlc_cli.cohort import Cohort, model_grid
 from dgmvlc_cli.config import Settings
 from dgmvlc_cli.generators.grid import place
 from dgmvlc_cli.imaging.volume import read_labels, read_volume
@@ -24,12 +24,12 @@ FIT_REGIONS = ("lungs", "upper", "middle", "lower", "airway", "body")
 
 def load_pairs(ws: Workspace, settings: Settings, pairs: pd.DataFrame) -> list[Pair]:
     """The first draw of every pair, with the real scan, on the generator's grid."""
-    preset = settings.preset
+    grid, spacing_mm = model_grid(ws, settings.train.model)
     loaded = []
     for row in pairs[pairs["seed"] == 0].itertuples(index=False):
         subject = str(row.subject)
         scan, mask = read_volume(ws.ct_path(subject)), read_labels(ws.mask_path(subject))
-        real, labels = place(scan, mask, preset.grid, preset.spacing_mm)
+        real, labels = place(scan, mask, grid, spacing_mm)
         loaded.append(
             Pair(
                 subject=subject,
@@ -51,7 +51,8 @@ def fit_table(
     """Generated against real HU per fold and region, in each subject's own arm.
 
     The arm that says what the subject's row says is compared with the subject's real scan:
-    means, SD between subjects, and mean SD within the region.
+    means, SD between subjects, and mean SD within the region.  Empty for a numeric contrast,
+    whose arms are nobody's own.
     """
     rows = []
     for pair in pairs:
@@ -70,7 +71,7 @@ def fit_table(
                     }
                 )  # fmt: skip
     table = pd.DataFrame(rows)
-    if table.empty:
+    if table.empty or contrast.numeric:
         return []
     return [_fit_row(part) for _, part in table.groupby(["fold", "region"])]
 
@@ -137,11 +138,12 @@ def methods_facts(
 ) -> dict[str, dict[str, Any]]:
     """What each stage that ran did, for the methods prose."""
     plan = (workspace.read_json(ws.fold(settings.train.model, 0) / "train.json") or {})["inputs"]
+    grid, spacing_mm = model_grid(ws, settings.train.model)
     facts = {
         "preprocess": {
             "subjects": int((subjects["status"] == "ok").sum()),
-            "spacing_mm": settings.preset.spacing_mm,
-            "shape": list(settings.preset.grid),
+            "spacing_mm": spacing_mm,
+            "shape": list(grid),
             "mask": "given" if settings.scans.masks else "built-in",
         },
         "describe": {

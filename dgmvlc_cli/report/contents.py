@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from dgmvlc_cli.analysis.effects import EFFECT_COLUMNS
+from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
 from dgmvlc_cli.analysis.readings import MEASURE_COLUMNS
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.imaging.volume import Tissue
-from dgmvlc_cli.report.words import PRIMARY_MEASURE
 
 VERDICT_COLUMNS = ("measure", "region", "verdict", "sentence")
 

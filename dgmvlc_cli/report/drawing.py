@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+
+from dgmvlc_cli.workspace import write_bytes
 
 INK = "#1b2733"
 FAINT = "#5f6c79"
@@ -130,7 +131,10 @@ class Drawing:
             "tsv": self.data.to_csv(sep="\t", index=False, lineterminator="\n"),
         }
         for suffix, content in files.items():
-            write_atomically(folder / f"{self.name}.{suffix}", content)
+            write_bytes(
+                folder / f"{self.name}.{suffix}",
+                content.encode() if isinstance(content, str) else content,
+            )
         return {suffix: f"{folder.name}/{self.name}.{suffix}" for suffix in files}
 
 
@@ -174,14 +178,3 @@ def _escape(text: str) -> str:
 def data_uri(content: bytes, kind: str = "image/png") -> str:
     """Bytes as an address that needs no network."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a whole file or none: to a neighbour first, then put it in place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

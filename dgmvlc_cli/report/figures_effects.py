@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
 from dgmvlc_cli.analysis.zones import CONTROL_REGIONS
 from dgmvlc_cli.report.contents import ReportContents, records
 from dgmvlc_cli.report.drawing import (
@@ -30,7 +31,6 @@ from dgmvlc_cli.report.drawing import (
 from dgmvlc_cli.report.words import (
     HEADLINE_REGIONS,
     KINDS,
-    PRIMARY_MEASURE,
     count,
     number,
     region_label,

@@ -18,10 +18,11 @@ from PIL import Image
 from dgmvlc_cli import __version__
 from dgmvlc_cli.analysis.contrasts import Contrast
 from dgmvlc_cli.analysis.effects import fold_effects
+from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
 from dgmvlc_cli.analysis.zones import CONTROL_REGIONS
 from dgmvlc_cli.report import words
 from dgmvlc_cli.report.contents import ReportContents, records
-from dgmvlc_cli.report.drawing import Drawing, data_uri, write_atomically
+from dgmvlc_cli.report.drawing import Drawing, data_uri
 from dgmvlc_cli.report.figures import draw_all
 from dgmvlc_cli.report.methods import (
     REFERENCES,
@@ -31,6 +32,7 @@ from dgmvlc_cli.report.methods import (
     methods_markdown,
 )
 from dgmvlc_cli.report.viewer import pack_pairs, viewer_settings
+from dgmvlc_cli.workspace import write_text
 
 SCHEMA_VERSION = 1
 """Of report.json; raised whenever a key changes its meaning or goes away."""
@@ -49,10 +51,10 @@ def write_report(directory: Path, contents: ReportContents) -> Path:
     """
     drawings = draw_all(contents)
     files = {name: drawing.write(directory / "figures") for name, drawing in drawings.items()}
-    write_atomically(directory / "methods.md", methods_markdown(contents))
-    write_atomically(directory / "report.json", report_json(contents, drawings, files))
+    write_text(directory / "methods.md", methods_markdown(contents))
+    write_text(directory / "report.json", report_json(contents, drawings, files))
     page = directory / "report.html"
-    write_atomically(page, render(contents, drawings))
+    write_text(page, render(contents, drawings))
     return page
 
 
@@ -93,7 +95,7 @@ def _inline(drawing: Drawing) -> dict[str, Any]:
 
 def _summary_context(contents: ReportContents) -> dict[str, Any]:
     verdicts = _ordered(contents.verdicts)
-    primary = [row for row in verdicts if row["measure"] == words.PRIMARY_MEASURE]
+    primary = [row for row in verdicts if row["measure"] == PRIMARY_MEASURE]
     debiased = _by_place(contents.effects_of("debiased"))
     for row in verdicts:
         row["effect"] = debiased.get((row["measure"], row["region"]))
@@ -139,7 +141,7 @@ def trust_facts(contents: ReportContents) -> dict[str, Any] | None:
 
 
 def _lung_rows(contents: ReportContents, kind: str) -> pd.DataFrame:
-    rows = contents.effects_of(kind, words.PRIMARY_MEASURE)
+    rows = contents.effects_of(kind, PRIMARY_MEASURE)
     return rows[~rows["region"].isin(CONTROL_REGIONS) & rows["ci_low"].notna()]
 
 
@@ -151,7 +153,7 @@ def _effects_context(contents: ReportContents) -> dict[str, Any]:
     rows = effect_table(contents)
     return {
         "effect_rows": rows,
-        "primary_rows": [row for row in rows if row["measure"] == words.PRIMARY_MEASURE],
+        "primary_rows": [row for row in rows if row["measure"] == PRIMARY_MEASURE],
         "effect_measures": list(dict.fromkeys(row["measure"] for row in rows)),
         "effect_regions": list(dict.fromkeys(row["region"] for row in rows)),
         "folds": fold_table(contents),
@@ -228,7 +230,7 @@ def fold_table(contents: ReportContents) -> pd.DataFrame:
         return pd.DataFrame()
     effects = fold_effects(contents.measures, Contrast(contents.attribute, *contents.levels))
     shown = effects["region"].isin(words.HEADLINE_REGIONS)
-    shown &= effects["measure"] == words.PRIMARY_MEASURE
+    shown &= effects["measure"] == PRIMARY_MEASURE
     wide = effects[shown].pivot(index="region", columns="fold", values="effect")
     ordered = wide.loc[sorted(wide.index, key=words.region_order)]
     return ordered if ordered.shape[1] > 1 else pd.DataFrame()

@@ -12,9 +12,6 @@ from dgmvlc_cli.analysis.zones import REGIONS
 MISSING = "–"
 MINUS = "−"
 
-PRIMARY_MEASURE = "mean_hu"
-"""The measure of the summary, the forest plot and the verdict."""
-
 KINDS = {
     "model_implied": "Model-implied",
     "observed": "Observed",

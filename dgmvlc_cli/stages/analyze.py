@@ -10,6 +10,7 @@ import pandas as pd
 
 from dgmvlc_cli import __version__, parallel, workspace
 from dgmvlc_cli.config import Settings
+from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.stages.base import Run, StageResult, dry_run
 from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace
 
@@ -41,11 +42,11 @@ def analyze(
     from dgmvlc_cli.pairs import contrast_name
     from dgmvlc_cli.report.html import write_report
 
-    cohort = load_cohort(ws)
+    cohort = load_cohort(ws, settings)
     contrast = study_contrast(settings, cohort, attribute, reference, target)
     placebos = placebo_contrasts(contrast, cohort)
     name = settings.train.model
-    pairs = {one: _read_pairs(ws, name, one, contrast) for one in [contrast, *placebos]}
+    pairs = {one: _read_pairs(ws, settings, cohort, one, contrast) for one in [contrast, *placebos]}
     folder = ws.analysis(name, contrast_name(contrast))
     adjusted = covariates(settings, cohort.schema, contrast)
     sidecar = _sidecar(ws, settings, folder, list(pairs), adjusted)
@@ -55,7 +56,8 @@ def analyze(
         return _result(folder, (sidecar.previous() or {})["verdict"], kept=True)
     run.reporter.note(f"analysis: {sidecar.why_stale()}")
     clock = Stopwatch()
-    measures = _measure(ws, settings, run, pd.concat(pairs.values()))
+    sidecar.invalidate()
+    measures = _measure(ws, settings, run, cohort, pairs)
     effects = estimate_effects(measures, cohort.rows, contrast, placebos, adjusted, settings.seed)
     found = Findings(
         contrast=contrast,
@@ -131,36 +133,51 @@ def _result(folder: Path, verdict: list[str], kept: bool = False) -> StageResult
     )
 
 
-def _read_pairs(ws: Workspace, model: str, contrast: Contrast, asked: Contrast) -> pd.DataFrame:
-    from dgmvlc_cli.pairs import contrast_name
+def _read_pairs(
+    ws: Workspace, settings: Settings, cohort: Cohort, contrast: Contrast, asked: Contrast
+) -> pd.DataFrame:
+    """pairs.tsv of a contrast, if its volumes come from the models, scans and sentences of now."""
+    from dgmvlc_cli.pairs import pairs_sidecar
 
     command = (
         f"dgmvlc counterfactual --attribute {asked.attribute} "
         f'--from "{asked.reference}" --to "{asked.target}"'
     )
-    path = ws.contrast(model, contrast_name(contrast)) / "pairs.tsv"
-    ws.require(path, f"pairs for {contrast.text}", command)
+    sidecar = pairs_sidecar(ws, settings, cohort, contrast)
+    path = ws.require(sidecar.outputs[0], f"pairs for {contrast.text}", command)
+    if not sidecar.is_current():
+        raise DgmvlcError(
+            f"The pairs for {contrast.text} are not current ({sidecar.why_stale()}).",
+            f"Run `{command}` again.",
+        )
     return workspace.read_table(path, dtype={"subject": str})
 
 
-def _measure(ws: Workspace, settings: Settings, run: Run, pairs: pd.DataFrame) -> pd.DataFrame:
+def _measure(
+    ws: Workspace,
+    settings: Settings,
+    run: Run,
+    cohort: Cohort,
+    pairs: dict[Contrast, pd.DataFrame],
+) -> pd.DataFrame:
     """measures.tsv of every held-out subject: the real scan and all its arms."""
-    from dgmvlc_cli.cohort import read_folds
+    from dgmvlc_cli.cohort import model_grid, read_folds
     from dgmvlc_cli.measuring import MeasureTask, arms_of
 
     folds = read_folds(ws, settings.train.model)
     arms = arms_of(pairs, ws.root)
-    preset = settings.preset
+    grid, spacing_mm = model_grid(ws, settings.train.model)
     tasks = [
         MeasureTask(
             workspace=ws,
             subject=subject,
-            fold=int(fold),
+            fold=int(folds[subject]),
             arms=tuple(arms.get(subject, ())),
-            grid=preset.grid,
-            spacing_mm=preset.spacing_mm,
+            grid=grid,
+            spacing_mm=spacing_mm,
         )
-        for subject, fold in zip(map(str, folds.index), folds, strict=True)
+        for subject in cohort.subjects
+        if subject in folds.index
     ]
     return _measure_all(tasks, run)
 

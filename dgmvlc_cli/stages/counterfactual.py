@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from dgmvlc_cli.analysis.contrasts import Contrast
     from dgmvlc_cli.cohort import Cohort
     from dgmvlc_cli.pairs import PairPlan, SubjectTask
+    from dgmvlc_cli.text.encoders import Encoder
 
 SUBJECTS_PER_TASK = 8
 
@@ -36,9 +38,9 @@ def counterfactual(
     The placebo contrasts are generated too: they are what this contrast must beat.
     """
     from dgmvlc_cli.cohort import load_cohort, placebo_contrasts, study_contrast
-    from dgmvlc_cli.pairs import contrast_name
+    from dgmvlc_cli.pairs import contrast_name, pairs_sidecar
 
-    cohort = load_cohort(ws)
+    cohort = load_cohort(ws, settings)
     contrast = study_contrast(settings, cohort, attribute, reference, target)
     contrasts = [contrast, *placebo_contrasts(contrast, cohort)]
     tasks = _subject_tasks(ws, settings, run, cohort, contrasts)
@@ -46,23 +48,39 @@ def counterfactual(
         total = sum(len(task.pairs) for task in tasks)
         return dry_run("counterfactual", [f"{total} pairs in {len(contrasts)} contrasts"])
     clock = Stopwatch()
+    sidecars = {one: pairs_sidecar(ws, settings, cohort, one) for one in contrasts}
+    for sidecar in sidecars.values():
+        sidecar.invalidate()
     rows = _generate_all(tasks, run)
-    for one in contrasts:
+    for one, sidecar in sidecars.items():
         table = rows[rows["attribute"] == one.attribute].sort_values(["subject", "seed"])
-        folder = ws.contrast(settings.train.model, contrast_name(one))
-        workspace.write_table(folder / "pairs.tsv", table)
+        workspace.write_table(sidecar.outputs[0], table)
+        sidecar.write(seconds=clock.seconds, pairs=len(table))
     pairs = int((rows["attribute"] == contrast.attribute).sum())
     summary = [
         f"{contrast.text}: {pairs} pairs of held-out subjects, "
         f"and {len(rows) - pairs} placebo pairs, in {clock.seconds:.0f} s",
         f"volumes: {ws.contrast(settings.train.model, contrast_name(contrast))}",
     ]
+    if len(contrasts) == 1:
+        summary.append(
+            f"no placebos: they are shuffled copies of {cohort.studied}; to study "
+            f"{contrast.attribute}, set it under [study] and run describe and train again"
+        )
     if settings.counterfactual.guidance_scale != 1.0:
         summary.append("guidance other than 1 distorts effect sizes: for pictures only")
     facts = {"contrast": contrast.text, "pairs": pairs, "placebo_pairs": len(rows) - pairs}
     return StageResult(
-        stage="counterfactual", summary=summary, facts=facts, next_command="dgmvlc analyze"
+        stage="counterfactual", summary=summary, facts=facts, next_command=_next(contrast)
     )
+
+
+def _next(contrast: Contrast) -> str:
+    levels = " ".join(
+        f"--{side} {shlex.quote(f'{level:g}' if isinstance(level, float) else str(level))}"
+        for side, level in (("from", contrast.reference), ("to", contrast.target))
+    )
+    return f"dgmvlc analyze --attribute {contrast.attribute} {levels}"
 
 
 def _generate_all(tasks: list[SubjectTask], run: Run) -> pd.DataFrame:
@@ -82,11 +100,12 @@ def _subject_tasks(
     ws: Workspace, settings: Settings, run: Run, cohort: Cohort, contrasts: list[Contrast]
 ) -> list[SubjectTask]:
     """All pairs of all contrasts, cut by fold and a few subjects at a time."""
-    from dgmvlc_cli.cohort import read_folds
+    from dgmvlc_cli.cohort import read_folds, require_current_model
     from dgmvlc_cli.pairs import Sampling, SubjectTask
 
     name = settings.train.model
     folds = read_folds(ws, name)
+    folds = folds[folds.index.isin(cohort.subjects)]
     plans = _pair_plans(ws, settings, cohort, contrasts, set(folds.index))
     chosen = settings.counterfactual
     sampling = Sampling(
@@ -99,8 +118,8 @@ def _subject_tasks(
     tasks = []
     for fold in sorted(folds.unique()):
         folder = ws.fold(name, int(fold))
-        ws.require(folder / "train.json", f"trained model of fold {fold}", "dgmvlc train")
-        model_sha256 = workspace.sha256_files(list(folder.glob("*.safetensors")))
+        require_current_model(ws, name, int(fold), cohort)
+        model_sha256 = workspace.sha256_files(list(ws.weights(name, int(fold))))
         for subjects in _chunks([one for one in folds.index if folds[one] == fold]):
             pairs = tuple(plan for one in subjects for plan in plans.get(one, []))
             tasks.append(
@@ -126,7 +145,7 @@ def _pair_plans(
 ) -> dict[str, list[PairPlan]]:
     """Subject -> its pairs, with edited sentences and their embeddings."""
     from dgmvlc_cli.pairs import PairPlan, arm_sentences, contrast_name, subjects_of
-    from dgmvlc_cli.text.encoders import load_encoder
+    from dgmvlc_cli.text.encoders import encode_cached, load_encoder
 
     wanted = [
         (
@@ -144,7 +163,9 @@ def _pair_plans(
             "Choose levels that occur in text/prompts.tsv.",
         )
     texts = sorted({text for _, _, pair in wanted for text in pair})
-    encoded = load_encoder(settings.study.text_encoder).encode(texts)
+    encoder = load_encoder(settings.study.text_encoder)
+    _require_encoder(ws, settings, encoder)
+    encoded = encode_cached(encoder, texts, ws.text / "embeddings.npz")
     embedding = dict(zip(texts, encoded, strict=True))
     plans: dict[str, list[PairPlan]] = {}
     for subject, contrast, sentences in wanted:
@@ -157,6 +178,17 @@ def _pair_plans(
         )
         plans.setdefault(subject, []).append(plan)
     return plans
+
+
+def _require_encoder(ws: Workspace, settings: Settings, encoder: Encoder) -> None:
+    """Another encoder's embeddings would mean nothing to the model."""
+    path = ws.fold(settings.train.model, 0) / "conditioning.json"
+    trained_with = (workspace.read_json(path) or {}).get("encoder_sha256")
+    if trained_with != encoder.sha256:
+        raise DgmvlcError(
+            f"The model was trained with another text encoder than {encoder.name}.",
+            "Set `text_encoder` under [study] back, or run `dgmvlc train` again.",
+        )
 
 
 def _row(cohort: Cohort, subject: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dgmvlc_cli import stages, workspace
 from dgmvlc_cli.config import load_settings
+from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.phantom import PhantomSettings, write_cohort
 from dgmvlc_cli.stages.base import Run, StageResult
 from dgmvlc_cli.stages.initialise import init
@@ -45,6 +46,11 @@ def demo(out: Path, cohort: PhantomSettings, run: Run) -> StageResult:
     clock = Stopwatch()
     ws = Workspace(out)
     folder = out / "phantom"
+    if ws.settings_path.exists() and not (folder / "phantom.json").exists():
+        raise DgmvlcError(
+            f"{out} is a workspace of your own ({ws.settings_path.name} is there).",
+            "Give the demo a folder of its own: `dgmvlc demo my-demo`.",
+        )
     phantom(folder, cohort, run)
     init(
         ws,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -12,10 +12,13 @@ from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.stages.base import Run, StageResult, dry_run
 from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace
 
+if TYPE_CHECKING:
+    from dgmvlc_cli.text.table import Cleaned
+
 
 def describe(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     """Table rows -> sentences, with missing values left out and placebo attributes added."""
-    from dgmvlc_cli.cohort import studied_attribute
+    from dgmvlc_cli.cohort import described_inputs, studied_attribute
     from dgmvlc_cli.text.describe import prompts_table, summarise
     from dgmvlc_cli.text.placebos import add_placebos, make_placebos
     from dgmvlc_cli.text.table import clean, read_table
@@ -32,10 +35,12 @@ def describe(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     if run.dry_run:
         return dry_run("describe", [f"{len(prompts)} sentences -> {ws.prompts_path}"])
     clock = Stopwatch()
+    sidecar = Sidecar(path=ws.text / "describe.json", inputs=described_inputs(ws, settings))
+    sidecar.invalidate()
     workspace.write_table(ws.prompts_path, prompts)
     workspace.write_table(ws.placebos_path, placebos.rename_axis("subject").reset_index())
     workspace.write_table(ws.text / "exclusions.tsv", cleaned.exclusions)
-    summary = summarise(cleaned, schema)
+    summary = summarise(_only(cleaned, used.index), schema)
     record = {
         "schema": extended.model_dump(mode="json"),
         "studied": studied,
@@ -44,9 +49,20 @@ def describe(ws: Workspace, settings: Settings, run: Run) -> StageResult:
         "unmatched": unmatched,
     }
     workspace.write_json(ws.attributes_path, record)
-    inputs = {"table_sha256": workspace.sha256_file(table_path), "seed": settings.seed}
-    Sidecar(path=ws.text / "describe.json", inputs=inputs).write(seconds=clock.seconds)
+    sidecar.write(seconds=clock.seconds, seed=settings.seed, placebos=settings.study.placebos)
     return _describe_result(ws, prompts, studied, record, len(cleaned.exclusions))
+
+
+def _only(cleaned: Cleaned, subjects: pd.Index) -> Cleaned:
+    """The cleaned table of some subjects."""
+    from dgmvlc_cli.text.table import Cleaned
+
+    out = cleaned.exclusions
+    return Cleaned(
+        rows=cleaned.rows.loc[subjects],
+        status=cleaned.status.loc[subjects],
+        exclusions=out[out["subject"].isin(subjects)],
+    )
 
 
 def _match(ws: Workspace, rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[str]]]:

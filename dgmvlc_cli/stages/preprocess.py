@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from dgmvlc_cli.imaging.discovery import Scan
 
 
+OUTPUT_FOLDERS = ("images", "models", "counterfactuals", "analysis")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScanTask:
     """One scan to prepare, for one worker."""
@@ -26,7 +30,7 @@ class ScanTask:
     workspace: Workspace
     spacing_mm: float | None
     margin_mm: float
-    mask: Path | None
+    masks: Path | None
     force: bool
 
 
@@ -34,7 +38,8 @@ def preprocess(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     """Scans -> HU and masks on an isotropic LPS grid, cropped to the lungs, with QC pictures."""
     from dgmvlc_cli.imaging.discovery import survey
 
-    found = survey(ws.root / settings.scans.path)
+    made = [ws.root / name for name in OUTPUT_FOLDERS]
+    found = survey(ws.root / settings.scans.path, exclude=made)
     tasks = [_scan_task(scan, ws, settings, run) for scan in found.scans]
     _refuse_same_folder(tasks)
     if run.dry_run:
@@ -66,13 +71,13 @@ def prepare_scan(task: ScanTask) -> dict[str, Any]:
     from dgmvlc_cli.imaging.volume import write_labels, write_volume
 
     ws, subject = task.workspace, task.scan.subject
-    sidecar = _scan_sidecar(task)
+    mask = _mask_of(subject, task.masks) if task.masks else None
+    sidecar = _scan_sidecar(task, mask)
     if sidecar.is_current() and not task.force:
         return _scan_row(sidecar.previous() or {})
     clock = Stopwatch()
-    prepared = prepare(
-        task.scan, spacing_mm=task.spacing_mm, margin_mm=task.margin_mm, labels=task.mask
-    )
+    prepared = prepare(task.scan, spacing_mm=task.spacing_mm, margin_mm=task.margin_mm, labels=mask)
+    sidecar.invalidate()
     write_volume(ws.ct_path(subject), prepared.volume)
     write_labels(ws.mask_path(subject), prepared.labels, prepared.volume)
     draw_qc(prepared.volume, prepared.labels, ws.qc_path(subject))
@@ -87,14 +92,18 @@ def _scan_task(scan: Scan, ws: Workspace, settings: Settings, run: Run) -> ScanT
         workspace=ws,
         spacing_mm=settings.working_spacing_mm,
         margin_mm=settings.scans.margin_mm,
-        mask=_mask_of(scan.subject, ws.root / masks) if masks else None,
+        masks=ws.root / masks if masks else None,
         force=run.force,
     )
 
 
 def _mask_of(subject: str, folder: Path) -> Path:
-    """The subject's label map in a folder of masks."""
-    found = sorted(folder.glob(f"{subject}.*")) or sorted(folder.glob(f"{subject}[_-]*"))
+    """The subject's label map in a folder of masks: `A.nii.gz`, else `A_mask.nii.gz`."""
+    from dgmvlc_cli.imaging.volume import is_image_name, stem
+
+    images = [path for path in sorted(folder.glob("*")) if is_image_name(path.name)]
+    found = [path for path in images if stem(path.name) == subject]
+    found += [path for path in images if re.match(re.escape(subject) + "[_-]", stem(path.name))]
     if not found:
         raise DgmvlcError(
             f"No mask for subject {subject} in {folder}.",
@@ -115,11 +124,11 @@ def _refuse_same_folder(tasks: list[ScanTask]) -> None:
             )
 
 
-def _scan_sidecar(task: ScanTask) -> Sidecar:
+def _scan_sidecar(task: ScanTask, mask: Path | None) -> Sidecar:
     ws, subject = task.workspace, task.scan.subject
     inputs = {
         "source_sha256": workspace.sha256_files(list(task.scan.files)),
-        "mask_sha256": workspace.sha256_file(task.mask) if task.mask else None,
+        "mask_sha256": workspace.sha256_file(mask) if mask else None,
         "spacing_mm": task.spacing_mm,
         "margin_mm": task.margin_mm,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dgmvlc_cli import workspace
+from dgmvlc_cli import __version__, workspace
 from dgmvlc_cli.config import Settings
+from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.stages.base import Run, StageResult, dry_run
 from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace
 
@@ -24,59 +26,81 @@ if TYPE_CHECKING:
 def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     """One generator per cross-fitting fold, never trained on the subjects that it predicts."""
     from dgmvlc_cli.cohort import assign_folds, load_cohort
-    from dgmvlc_cli.text.encoders import load_encoder
+    from dgmvlc_cli.text.encoders import encode_cached, load_encoder
 
-    cohort = load_cohort(ws)
+    cohort = load_cohort(ws, settings)
+    images, failed = load_images(ws, cohort.subjects, settings)
+    cohort = cohort.without(failed)
     name, folds = settings.train.model, settings.train.folds
     assigned = assign_folds(cohort.rows, cohort.studied, folds, settings.seed)
     if run.dry_run:
         lines = [f"fold {k}: train on {int((assigned != k).sum())} subjects" for k in range(folds)]
         return dry_run("train", lines)
     encoder = load_encoder(settings.study.text_encoder)
-    embeddings = encoder.encode(list(cohort.sentences))
-    practice = _practice(cohort, encoder, settings.seed)
-    images = load_images(ws, cohort.subjects, settings)
-    workspace.write_table(ws.model(name) / "folds.tsv", assigned.reset_index())
-    notes = []
+    cache = ws.text / "embeddings.npz"
+    embeddings = encode_cached(encoder, list(cohort.sentences), cache)
+    practice = _practice(cohort, encoder, settings.seed, cache)
+    jobs = []
     for fold in range(folds):
-        training = (assigned != fold).to_numpy()
+        use = (assigned != fold).to_numpy()
         plan = _training_plan(settings, fold, encoder.name, encoder.sha256)
-        data = _training_set(images, embeddings, practice, training)
-        notes.append(_train_one(ws, settings, run, plan, data, cohort, training))
+        data = _training_set(images, embeddings, practice, use)
+        jobs.append((plan, data, _model_sidecar(ws, settings, plan, cohort, use, practice)))
+    if run.force or not all(sidecar.is_current() for *_, sidecar in jobs):
+        # Without it nobody is held out: no kill may leave old folds beside new models.
+        (ws.model(name) / "folds.tsv").unlink(missing_ok=True)
+    notes = [_train_one(ws, settings, run, *job) for job in jobs]
+    workspace.write_table(ws.model(name) / "folds.tsv", assigned.reset_index())
     facts = {"model": name, "folds": folds, "subjects": len(assigned), "notes": notes}
     return StageResult(
         stage="train",
-        summary=[*notes, f"models: {ws.model(name)}"],
+        summary=[*notes, *_failure_lines(failed), f"models: {ws.model(name)}"],
         facts=facts,
+        failed=failed,
         next_command=f"dgmvlc counterfactual --attribute {cohort.studied}",
     )
 
 
 def load_images(
     ws: Workspace, subjects: list[str], settings: Settings
-) -> tuple[np.ndarray, np.ndarray]:
-    """HU (n, D, H, W) float32 and labels uint8 of the subjects on the preset's grid."""
+) -> tuple[tuple[np.ndarray, np.ndarray], dict[str, str]]:
+    """(HU (n, D, H, W) float32, labels uint8) on the preset's grid, and who could not be loaded.
+
+    Subjects that fail are left out of the arrays; raises DgmvlcError where all do.
+    """
     from dgmvlc_cli.generators.grid import place
     from dgmvlc_cli.imaging.volume import read_labels, read_volume
 
     preset = settings.preset
-    hu = np.empty((len(subjects), *preset.grid), np.float32)
-    labels = np.empty((len(subjects), *preset.grid), np.uint8)
-    for i, subject in enumerate(subjects):
-        scan, mask = read_volume(ws.ct_path(subject)), read_labels(ws.mask_path(subject))
-        placed, labels[i] = place(scan, mask, preset.grid, preset.spacing_mm)
-        hu[i] = placed.hu
-    return hu, labels
+    hu, labels, failed = [], [], {}
+    for subject in subjects:
+        try:
+            scan, mask = read_volume(ws.ct_path(subject)), read_labels(ws.mask_path(subject))
+            placed, moved = place(scan, mask, preset.grid, preset.spacing_mm)
+        except DgmvlcError as error:
+            failed[subject] = f"{error.message} {error.hint}"
+        else:
+            hu.append(placed.hu)
+            labels.append(moved)
+    if not hu:
+        subject, reason = next(iter(failed.items()))
+        raise DgmvlcError(f"No scan can be trained on; the first ({subject}): {reason}")
+    return (np.stack(hu), np.stack(labels)), failed
 
 
-def _practice(cohort: Cohort, encoder: Encoder, seed: int) -> Practice:
+def _failure_lines(failed: dict[str, str]) -> list[str]:
+    return [f"left out: {subject}: {reason}" for subject, reason in failed.items()]
+
+
+def _practice(cohort: Cohort, encoder: Encoder, seed: int, cache: Path) -> Practice:
     """Practice sentences from recombined values of the table, and what they say."""
     from dgmvlc_cli.text.describe import sentence
+    from dgmvlc_cli.text.encoders import encode_cached
     from dgmvlc_cli.text.projection import Practice, encode_rows, practice_rows
 
     rows = practice_rows(cohort.rows, cohort.schema, seed)
     return Practice(
-        embeddings=encoder.encode([sentence(row, cohort.schema) for row in rows]),
+        embeddings=encode_cached(encoder, [sentence(row, cohort.schema) for row in rows], cache),
         codes=encode_rows(rows, cohort.schema, cohort.rows),
     )
 
@@ -117,16 +141,21 @@ def _training_plan(settings: Settings, fold: int, encoder: str, sha256: str) -> 
 
 
 def _train_one(
-    ws: Workspace, settings: Settings, run: Run, plan, data, cohort: Cohort, use: np.ndarray
+    ws: Workspace,
+    settings: Settings,
+    run: Run,
+    plan: TrainingPlan,
+    data: TrainingSet,
+    sidecar: Sidecar,
 ) -> str:
     """Train one fold unless it is current; returns what was done, in words."""
     from dgmvlc_cli.generators.training import device_name, train_fold
 
-    folder = ws.fold(settings.train.model, plan.fold)
-    sidecar = _model_sidecar(ws, folder, plan, cohort, use)
     if sidecar.is_current() and not run.force:
         return f"fold {plan.fold}: current, kept"
+    folder = ws.fold(settings.train.model, plan.fold)
     why = sidecar.why_stale()
+    sidecar.invalidate()
     _discard_other_state(folder, sidecar.fingerprint, run)
     run.reporter.note(f"fold {plan.fold}: {why}; {len(data.hu)} subjects, {plan.steps} steps")
     clock = Stopwatch()
@@ -150,17 +179,26 @@ def _train_one(
     return f"fold {plan.fold}: trained on {len(data.hu)} subjects in {clock.seconds:.0f} s"
 
 
-def _model_sidecar(ws: Workspace, folder: Path, plan, cohort: Cohort, use: np.ndarray) -> Sidecar:
+def _model_sidecar(
+    ws: Workspace,
+    settings: Settings,
+    plan: TrainingPlan,
+    cohort: Cohort,
+    use: np.ndarray,
+    practice: Practice,
+) -> Sidecar:
+    from dgmvlc_cli.cohort import training_inputs
+
     subjects = [one for one, used in zip(cohort.subjects, use, strict=True) if used]
-    records = [workspace.read_json(ws.sidecar_path(one)) or {} for one in subjects]
-    scans = [record.get("fingerprint") for record in records]
+    name = settings.train.model
     inputs = {
         **asdict(plan),
-        "scans": workspace.fingerprint(dict(zip(subjects, scans, strict=True))),
-        "sentences": workspace.fingerprint({"said": list(cohort.sentences[subjects])}),
+        **training_inputs(ws, cohort, subjects),
+        "practice": hashlib.sha256(practice.codes.tobytes()).hexdigest(),
+        "version": __version__,
     }
-    weights = (folder / "diffusion_pytorch_model.safetensors", folder / "conditioning.safetensors")
-    return Sidecar(path=folder / "train.json", inputs=inputs, outputs=weights)
+    path = ws.fold(name, plan.fold) / "train.json"
+    return Sidecar(path=path, inputs=inputs, outputs=ws.weights(name, plan.fold))
 
 
 def _discard_other_state(folder: Path, fingerprint: str, run: Run) -> None:

@@ -159,8 +159,11 @@ def clean(table: pd.DataFrame, schema: Schema) -> Cleaned:
 
 
 def _check_column(column: str, table: pd.DataFrame) -> None:
+    """The column that the schema names must be there.  Raises UsageError with the nearest."""
     if column not in table.columns:
-        raise unknown_name("column of the table", column, table.columns)
+        error = unknown_name("column of the table", column, table.columns)
+        error.hint += " Set `id_column` or `column` under [schema] in dgmvlc.toml."
+        raise error
 
 
 def _subjects(table: pd.DataFrame, schema: Schema) -> pd.Index:

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from dgmvlc_cli.report.contents import ReportContents
-from dgmvlc_cli.report.drawing import THEME, Drawing, write_atomically
+from dgmvlc_cli.report.drawing import THEME, Drawing
 from dgmvlc_cli.report.figures import FIGURES, draw_all
 
 Build = Callable[..., ReportContents]
@@ -117,19 +117,3 @@ def test_the_table_of_the_map_holds_every_cell_drawn(drawings: dict[str, Drawing
         assert cells[["height", "across"]].max().max() < 1
         top = cells[cells["height"] > 2 / 3]["mean"].mean()
         assert top < cells[cells["height"] < 1 / 3]["mean"].mean() - 15
-
-
-def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "report.html"
-    write_atomically(path, "old")
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space"):
-        write_atomically(path, "new")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
