@@ -27,7 +27,7 @@ class RichReporter(Reporter):
         self.console = Console(stderr=True, highlight=False)
 
     def note(self, message: str) -> None:
-        self.console.print(message, markup=False, style="dim")
+        self.console.print(message, markup=False, style="dim", soft_wrap=True)
 
     @contextlib.contextmanager
     def track(self, description: str, total: int) -> Iterator[Callable[..., None]]:

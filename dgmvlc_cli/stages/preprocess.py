@@ -169,7 +169,7 @@ def _preprocess_result(
     if ok.empty:
         first = next(iter(failed.items()), ("", ""))
         raise DgmvlcError(
-            f"All {len(table)} scans failed, the first ({first[0]}): {first[1]}",
+            f"No scan of {len(table)} could be prepared; the first ({first[0]}): {first[1]}",
             f"The reason for each is in {ws.subjects_path}.",
         )
     warned = int((ok["warnings"] != "").sum())
