@@ -44,8 +44,9 @@ WorkspaceOption = Annotated[
 ]
 SeedOption = Annotated[
     int | None,
-    typer.Option("--seed", min=0, help="Seed of everything random [default: dgmvlc.toml's]."),
+    typer.Option("--seed", min=0, help="Seed of everything random (default: dgmvlc.toml's)."),
 ]
+NewSeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Compute again what is current.")]
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")
@@ -57,12 +58,12 @@ WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=1, help="Processes.", show_default="cores")
 ]
 AttributeOption = Annotated[
-    str | None, typer.Option("--attribute", help="Attribute to change [default: the study's].")
+    str | None, typer.Option("--attribute", help="Attribute to change (default: the study's).")
 ]
 FromOption = Annotated[
-    str | None, typer.Option("--from", help="Reference level [default: the study's].")
+    str | None, typer.Option("--from", help="Reference level (default: the study's).")
 ]
-ToOption = Annotated[str | None, typer.Option("--to", help="Target level [default: the study's].")]
+ToOption = Annotated[str | None, typer.Option("--to", help="Target level (default: the study's).")]
 
 
 @app.callback()
@@ -84,7 +85,7 @@ def init(
     scans: Annotated[Path, typer.Argument(help="Folder (or file) with DICOM, NIfTI, NRRD or MHA.")],
     table: Annotated[Path | None, typer.Argument(help="Clinical table, csv or tsv.")] = None,
     workspace: WorkspaceOption = Path(),
-    seed: SeedOption = None,
+    seed: NewSeedOption = 0,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -98,7 +99,7 @@ def init(
     from dgmvlc_cli.stages.initialise import init
 
     run = _run(force=force, dry_run=dry_run, as_json=as_json)
-    _finish(init(_workspace(workspace), scans, table, run, seed=seed or 0), as_json, workspace)
+    _finish(init(_workspace(workspace), scans, table, run, seed=seed), as_json, workspace)
 
 
 @app.command()
@@ -107,7 +108,7 @@ def phantom(
     subjects: Annotated[int, typer.Option("--subjects", min=1, help="Number of subjects.")] = 192,
     spacing: Annotated[float, typer.Option("--spacing", help="Voxel size in mm.")] = 4.0,
     null: Annotated[bool, typer.Option("--null", help="Plant no effect at all.")] = False,
-    seed: SeedOption = None,
+    seed: NewSeedOption = 0,
     workers: WorkersOption = None,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
@@ -120,7 +121,7 @@ def phantom(
     from dgmvlc_cli.phantom import PhantomSettings
     from dgmvlc_cli.stages.demo import phantom
 
-    settings = PhantomSettings(subjects=subjects, spacing_mm=spacing, null=null, seed=seed or 0)
+    settings = PhantomSettings(subjects=subjects, spacing_mm=spacing, null=null, seed=seed)
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
     _finish(phantom(out, settings, run), as_json)
 
@@ -131,7 +132,7 @@ def preprocess(
     spacing: Annotated[
         str | None,
         typer.Option(
-            "--spacing", help="Isotropic spacing in mm, or native [default: dgmvlc.toml's]."
+            "--spacing", help="Isotropic spacing in mm, or native (default: dgmvlc.toml's)."
         ),
     ] = None,
     workers: WorkersOption = None,
@@ -179,7 +180,7 @@ def train(
     workspace: WorkspaceOption = Path(),
     model: Annotated[str | None, typer.Option("--model", help="Generator family: flow.")] = None,
     preset: Annotated[
-        str | None, typer.Option("--preset", help="micro, tiny, small or base; see `dgmvlc info`.")
+        str | None, typer.Option("--preset", help="micro, tiny or small; see `dgmvlc info`.")
     ] = None,
     fusion: Annotated[
         str | None, typer.Option("--fusion", help="affine, or none (the text is ignored).")
@@ -273,7 +274,7 @@ def demo(
     ),
     subjects: Annotated[int, typer.Option("--subjects", min=24, help="Size of the cohort.")] = 192,
     null: Annotated[bool, typer.Option("--null", help="A cohort without any effect.")] = False,
-    seed: SeedOption = None,
+    seed: NewSeedOption = 0,
     workers: WorkersOption = None,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
@@ -286,7 +287,7 @@ def demo(
     from dgmvlc_cli.phantom import PhantomSettings
     from dgmvlc_cli.stages.demo import demo, phantom
 
-    settings = PhantomSettings(subjects=subjects, null=null, seed=seed or 0)
+    settings = PhantomSettings(subjects=subjects, null=null, seed=seed)
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
     if dry_run:
         return _finish(phantom(out / "phantom", settings, run), as_json)

@@ -70,15 +70,6 @@ PRESETS: dict[str, Preset] = {
         steps=4000,
         memory_gb=6.0,
     ),
-    "base": Preset(
-        grid=(160, 128, 160),
-        spacing_mm=2.0,
-        wavelet_levels=2,
-        widths=(64, 128, 192, 256),
-        batch_size=2,
-        steps=20000,
-        memory_gb=16.0,
-    ),
 }
 
 
@@ -130,7 +121,7 @@ class TrainSettings(Section):
     """
 
     model: Literal["flow"] = "flow"
-    preset: Literal["micro", "tiny", "small", "base"] = "tiny"
+    preset: Literal["micro", "tiny", "small"] = "tiny"
     fusion: Literal["affine", "none"] = "affine"
     folds: int = Field(default=2, ge=2, le=20)
     steps: int | None = Field(default=None, ge=1)

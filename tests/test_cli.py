@@ -48,7 +48,7 @@ def test_info_is_json_and_needs_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     found, torch_loaded = json.loads(done.stdout)
     assert not torch_loaded
-    assert {"tiny", "base"} <= set(found["presets"])
+    assert {"tiny", "small"} <= set(found["presets"])
     assert "mean_hu" in found["measures"]
 
 

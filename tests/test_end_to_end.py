@@ -214,6 +214,57 @@ def test_training_killed_and_started_again_ends_with_the_same_weights(copy):
     assert hashes(models, "*.safetensors") == whole
 
 
+def test_other_placebos_ask_for_another_training(copy):
+    w = ("-w", str(copy))
+    dgmvlc("describe", "--placebos", "2", *w)
+    said = dgmvlc("counterfactual", *w, *ONE, expect=1).stderr
+    assert "sentences changed" in said and "dgmvlc train" in said
+
+
+def test_an_edited_table_asks_for_describe(copy):
+    table = copy / "cohort" / "clinical.csv"
+    table.write_text(table.read_text().replace("current smoker", "former smoker", 1))
+    for stage in ("train", "counterfactual", "analyze"):
+        assert "dgmvlc describe" in dgmvlc(stage, "-w", str(copy), expect=1).stderr
+
+
+def test_another_model_asks_for_new_pairs(copy):
+    w = ("-w", str(copy))
+    dgmvlc("train", "--preset", "micro", "--steps", "2", *w)
+    said = dgmvlc("analyze", *w, *ONE, expect=1).stderr
+    assert "models" in said and "dgmvlc counterfactual" in said
+
+
+def test_a_scan_too_large_for_the_grid_is_left_out_by_name(copy):
+    folder = copy / "images" / "sub-ph-0002"
+    mask = sitk.ReadImage(str(folder / "sub-ph-0002_mask.nii.gz"))
+    tall = sitk.ConstantPad(mask, [0, 0, 10], [0, 0, 10], 2)
+    scan = sitk.ReadImage(str(folder / "sub-ph-0002_ct.nii.gz"))
+    sitk.WriteImage(tall, str(folder / "sub-ph-0002_mask.nii.gz"))
+    padded = sitk.ConstantPad(scan, [0, 0, 10], [0, 0, 10], -800)
+    sitk.WriteImage(padded, str(folder / "sub-ph-0002_ct.nii.gz"))
+    done = dgmvlc("train", "--preset", "micro", "--steps", "2", "-w", str(copy), expect=3)
+    assert "ph-0002" in done.stdout and "lungs span" in done.stdout
+    folds = workspace.read_table(copy / "models" / "flow" / "folds.tsv", dtype={"subject": str})
+    assert len(folds) == 39
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_interrupt_ends_with_130_and_in_one_message(tmp_path, workers):
+    arguments = ("phantom", str(tmp_path), "--subjects", "400", "--spacing", "8")
+    child = subprocess.Popen(
+        process(*arguments, "--workers", workers), stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("scans/*.nii.gz")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "Interrupted" in said and "Traceback" not in said
+    assert not (tmp_path / "phantom.json").exists()
+
+
 def test_numeric_contrasts_work_end_to_end(study):
     w = ("-w", str(study))
     dgmvlc("counterfactual", "--attribute", "age", "--from", "50", "--to", "70", *w, *ONE)
