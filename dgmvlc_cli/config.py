@@ -28,8 +28,8 @@ class Preset(BaseModel):
     """A grid and the network that fits it.
 
     grid: voxels (D, H, W).  spacing_mm: isotropic.  widths: channels per resolution of the
-    U-Net over wavelet coefficients.  memory_gb: peak while training on
-    about a hundred subjects on a CPU in fp32, measured.
+    U-Net over wavelet coefficients.  memory_gb: peak while training on about a hundred
+    subjects, on a CPU in fp32, as measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
