@@ -380,3 +380,20 @@ def test_subjects_differ_in_shape() -> None:
     settings = replace(COARSE, subjects=4)
     sizes = [int(lungs(render(one, settings)[1]).sum()) for one in true_subjects(settings)]
     assert all(a != b for a, b in pairwise(sorted(sizes)))
+
+
+def test_on_a_coarser_grid_the_true_change_measures_a_little_smaller(tmp_path):
+    fine = PhantomSettings(subjects=1, spacing_mm=6.0, seed=3)
+    changes = {}
+    for spacing_mm in (None, 12.0):
+        settings = replace(fine, truth_spacing_mm=spacing_mm)
+        subject = true_subjects(settings)[0]
+        rows = truth_of(subject, scene(subject, settings), settings)
+        changes[spacing_mm] = {
+            row["region"]: row["change"]
+            for row in rows
+            if row["measure"] == "mean_hu"
+            and (row["from"], row["to"]) == ("never smoker", "current smoker")
+        }
+    assert changes[None]["upper"] < changes[12.0]["upper"] < 0.8 * changes[None]["upper"]
+    assert changes[12.0]["lower"] == pytest.approx(0, abs=1e-3)

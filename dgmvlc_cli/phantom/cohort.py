@@ -14,7 +14,13 @@ import pandas as pd
 from dgmvlc_cli import __version__
 from dgmvlc_cli.analysis.measures import MEASURES, Sample
 from dgmvlc_cli.analysis.zones import LUNG_REGIONS, regions
-from dgmvlc_cli.imaging.volume import Volume, write_labels, write_volume
+from dgmvlc_cli.imaging.volume import (
+    Volume,
+    resample_isotropic,
+    resample_labels,
+    write_labels,
+    write_volume,
+)
 from dgmvlc_cli.parallel import run
 from dgmvlc_cli.phantom.render import Scene, scene
 from dgmvlc_cli.phantom.settings import PhantomSettings
@@ -45,8 +51,8 @@ def write_cohort(
     alone, not on workers.  Raises DgmvlcError where the folder cannot be written.
     """
     subjects = true_subjects(settings)
-    _clear(out)
     _make_folders(out)
+    _clear(out)
     truth: dict[str, list[dict]] = {}
     for outcome in run(partial(_write_subject, out, settings), subjects, workers):
         if outcome.error is not None:
@@ -65,13 +71,16 @@ def truth_of(subject: Subject, chest: Scene, settings: PhantomSettings) -> list[
     """Exact change of each measure in each lung region, for every ordered pair of levels.
 
     The change is measured on the whole-HU scans of the same subject under both levels and on the
-    true labels.  Pack-years stay as they are: it is the controlled direct effect of smoking.
+    true labels, on the grid of `truth_spacing_mm`.  Pack-years stay as they are: it is the
+    controlled direct effect of smoking.
     """
-    masks = regions(chest.labels, (chest.spacing_mm,) * 3, LUNG_REGIONS)
-    arms = {
-        level: _measures(chest.volume(replace(subject, smoking=level), settings), masks)
-        for level in SMOKING
-    }
+    volumes = {level: chest.volume(replace(subject, smoking=level), settings) for level in SMOKING}
+    labels, spacing_mm = chest.labels, settings.truth_spacing_mm
+    if spacing_mm is not None:
+        labels = resample_labels(labels, volumes[SMOKING[0]], spacing_mm)
+        volumes = {level: resample_isotropic(one, spacing_mm) for level, one in volumes.items()}
+    masks = regions(labels, volumes[SMOKING[0]].spacing_mm, LUNG_REGIONS)
+    arms = {level: _measures(one, masks) for level, one in volumes.items()}
     return [
         {
             "subject": subject.subject,

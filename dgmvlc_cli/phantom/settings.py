@@ -18,6 +18,7 @@ class Range(NamedTuple):
 LIMITS = {
     "subjects": Range(1, 9999),
     "spacing_mm": Range(1.0, 10.0),
+    "truth_spacing_mm": Range(1.0, 20.0),
     "current_upper_hu": Range(-150.0, 150.0),
     "former_fraction": Range(-2.0, 2.0),
     "pack_years_diffuse_hu_per_10": Range(-50.0, 50.0),
@@ -39,6 +40,9 @@ class PhantomSettings:
     pack-years.  null: plant no effect of smoking or pack-years at all.
     age_hu_per_year, female_hu: what makes age and sex confounders of smoking.
     subject_sd_hu: differences between subjects that no column of the table explains.
+    truth_spacing_mm: grid that the true change is measured on; None takes the scans' own.  On a
+    coarser grid voxels at the pleura hold less lung, so the same change measures a little smaller
+    there, and truth and estimates should be measured alike.
     """
 
     subjects: int = 192
@@ -51,12 +55,15 @@ class PhantomSettings:
     age_hu_per_year: float = -0.6
     female_hu: float = 12.0
     subject_sd_hu: float = 10.0
+    truth_spacing_mm: float | None = None
     missing_rate: float = 0.04
     missing_smoking_rate: float = 0.02
 
     def __post_init__(self) -> None:
         for name, limits in LIMITS.items():
             value = getattr(self, name)
+            if value is None:
+                continue
             if not limits.low <= value <= limits.high:
                 raise UsageError(
                     f"{name} is {value}; expected a value from {limits.low:g} to {limits.high:g}.",

@@ -6,13 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from dgmvlc_cli import stages, workspace
-from dgmvlc_cli.config import load_settings
+from dgmvlc_cli.config import PRESETS, load_settings
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.phantom import PhantomSettings, write_cohort
 from dgmvlc_cli.stages.base import Run, StageResult
 from dgmvlc_cli.stages.initialise import init
 from dgmvlc_cli.workspace import Stopwatch, Workspace
 
+PRESET = "tiny"
 CONTRAST = ("smoking", "never smoker", "current smoker")
 
 
@@ -51,6 +52,8 @@ def demo(out: Path, cohort: PhantomSettings, run: Run) -> StageResult:
             f"{out} is a workspace of your own ({ws.settings_path.name} is there).",
             "Give the demo a folder of its own: `dgmvlc demo my-demo`.",
         )
+    # The truth is measured on the grid that everything else is measured on.
+    cohort = replace(cohort, truth_spacing_mm=PRESETS[PRESET].spacing_mm)
     phantom(folder, cohort, run)
     init(
         ws,
@@ -59,6 +62,7 @@ def demo(out: Path, cohort: PhantomSettings, run: Run) -> StageResult:
         replace(run, force=True),
         seed=cohort.seed,
         truth=folder / "truth.tsv",
+        preset=PRESET,
     )
     settings = load_settings(ws.settings_path)
     stages.preprocess(ws, settings, run)
