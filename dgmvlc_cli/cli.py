@@ -412,7 +412,7 @@ def main() -> None:
             raise
         from dgmvlc_cli.workspace import write_error
 
-        _explain(write_error(Path(error.filename or "a file"), error))
+        _explain(write_error(Path(error.filename or "a file"), error, "read or write"))
         sys.exit(1)
 
 

@@ -77,7 +77,8 @@ def _attempt(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Re
     except DgmvlcError as error:
         return Outcome(item, error=error)
     except OSError as error:
-        return Outcome(item, error=write_error(Path(error.filename or "a file"), error))
+        where = Path(error.filename or "a file")
+        return Outcome(item, error=write_error(where, error, "read or write"))
 
 
 def _share_cores(workers: int) -> None:

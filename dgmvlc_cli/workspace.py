@@ -123,8 +123,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_error(path: Path, error: OSError) -> DgmvlcError:
-    """What stopped a write, in words, with the next move."""
+def write_error(path: Path, error: OSError, action: str = "write") -> DgmvlcError:
+    """What stopped a write (or another action), in words, with the next move."""
     hints = {
         errno.ENOSPC: "Free some space and run the same command again; finished work is kept.",
         errno.EDQUOT: "Free some of your quota and run the same command again.",
@@ -133,7 +133,7 @@ def write_error(path: Path, error: OSError) -> DgmvlcError:
         errno.EPERM: "Choose a folder you may write to with --workspace.",
     }
     hint = hints.get(error.errno or 0, "Check the folder and run the same command again.")
-    return DgmvlcError(f"Cannot read or write {path}: {error.strerror or error}.", hint)
+    return DgmvlcError(f"Cannot {action} {path}: {error.strerror or error}.", hint)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
