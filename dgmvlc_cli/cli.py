@@ -66,16 +66,17 @@ FromOption = Annotated[
 ToOption = Annotated[str | None, typer.Option("--to", help="Target level (default: the study's).")]
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def common(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", help="Show the version.", is_eager=True)
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
     if version:
         typer.echo(f"dgmvlc {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
     if debug:
         os.environ["DGMVLC_DEBUG"] = "1"
 

@@ -8,6 +8,7 @@ import pytest
 from commands import dgmvlc
 from typer.main import get_command
 
+from dgmvlc_cli import __version__
 from dgmvlc_cli.cli import app
 
 COMMANDS = sorted(get_command(app).commands)
@@ -25,6 +26,14 @@ def test_every_command_has_a_help_with_an_example(name):
     done = dgmvlc(name, "--help")
     assert f"Example: dgmvlc {name}" in " ".join(done.stdout.split())
     assert "--json" in done.stdout
+
+
+def test_the_version_is_the_packages():
+    assert dgmvlc("--version").stdout.strip() == f"dgmvlc {__version__}"
+
+
+def test_without_a_command_there_is_help():
+    assert "dgmvlc demo" in dgmvlc(expect=None).stdout
 
 
 def test_help_imports_nothing_heavy():
