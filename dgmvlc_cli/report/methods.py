@@ -234,7 +234,8 @@ def _dropout(facts: Facts) -> str:
 
 def _fusion(facts: Facts) -> str:
     ways = {
-        "affine": " by per-channel scale and shift [perez2018]",
+        "affine": " by per-channel scale and shift [perez2018], and by a smooth "
+        "regional shift of the lungs' low-pass band that is linear in the sentence",
         "cross-attention": " by cross-attention",
         "both": " by per-channel scale and shift [perez2018] and by cross-attention",
         "none": " not at all",
