@@ -53,7 +53,8 @@ def main(folder: Path) -> None:
     mean_hu = effects[
         (effects["measure"] == "mean_hu") & effects["region"].isin(["upper", "lower"])
     ]
-    print(mean_hu[["region", "contrast", "kind", "n", "effect", "ci_low", "ci_high"]].round(1))
+    columns = ["region", "contrast", "kind", "n", "effect", "ci_low", "ci_high"]
+    print(mean_hu[columns].round(1).to_string(index=False))
 
 
 if __name__ == "__main__":  # worker processes import this file
