@@ -178,7 +178,11 @@ def test_workers_do_not_change_a_volume(copy, study, workers):
             sitk.GetArrayFromImage(sitk.ReadImage(str(root / path.relative_to(study))))
             for root in (study, copy)
         )
-        assert np.abs(one.astype(float) - other).max() <= 1  # stored as whole HU
+        # Files hold whole HU: a difference far below 0.1 HU may still round to another one, but
+        # hardly ever does.  The difference itself is tested with the generator.
+        changed = np.abs(one.astype(int) - other)
+        assert changed.max() <= 1
+        assert (changed > 0).mean() < 1e-3
 
 
 def test_training_killed_and_started_again_ends_with_the_same_weights(copy):

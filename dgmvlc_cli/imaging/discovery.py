@@ -56,11 +56,6 @@ class Survey:
     passed_over: list[PassedOver] = field(default_factory=list)
 
 
-def find_scans(root: Path) -> list[Scan]:
-    """The chosen scans under a folder, one per subject; see survey."""
-    return survey(root).scans
-
-
 def survey(root: Path, exclude: Iterable[Path] = ()) -> Survey:
     """Look at every file under a folder, or at one file, and choose one scan per subject.
 

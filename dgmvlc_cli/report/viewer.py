@@ -86,13 +86,6 @@ def pack(volume: np.ndarray) -> str:
     return base64.b64encode(zlib.compress(planes.tobytes(), 9)).decode()
 
 
-def unpack(text: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The inverse of `pack`, as report.js does it: (z, y, x) int16."""
-    planes = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8).astype(np.uint16)
-    low, high = planes.reshape(2, -1)
-    return (low | high << 8).astype("<u2").view("<i2").reshape(shape)
-
-
 def viewer_settings(pairs: Sequence[Pair], levels: tuple[str, str]) -> Mapping[str, Any]:
     """What all subjects share: windows, the scale of the difference and its colours."""
     limit = difference_limit(pairs)

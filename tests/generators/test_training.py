@@ -89,6 +89,21 @@ def test_the_batch_size_does_not_change_a_volume(tmp_path, training_set, plan):
     assert np.abs(together[2] - alone[0]).max() < 0.1
 
 
+def test_the_number_of_threads_does_not_change_a_volume(tmp_path, training_set, plan):
+    generator = train_fold(training_set, plan, tmp_path)
+    noise = np.random.default_rng(1).standard_normal((4, *generator.noise_shape()), np.float32)
+    args = (noise, training_set.labels[:4], training_set.embeddings[:4])
+    threads = torch.get_num_threads()
+    try:
+        made = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            made.append(generator.generate(*args, steps=3, shift=6.0))
+    finally:
+        torch.set_num_threads(threads)
+    assert np.abs(made[0] - made[1]).max() < 0.1
+
+
 def test_a_non_finite_step_leaves_the_weights_alone(training_set, plan):
     conditioning = fit_conditioning(training_set, plan)
     trainer = Trainer(training.build_network(conditioning, plan), plan, training.Accelerator())

@@ -10,7 +10,7 @@ import pytest
 
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.imaging.dicom import LOSSY_SYNTAXES, read_series
-from dgmvlc_cli.imaging.discovery import find_scans
+from dgmvlc_cli.imaging.discovery import survey
 from dgmvlc_cli.imaging.volume import AIR_HU, read_volume
 
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
@@ -137,7 +137,7 @@ def test_a_damaged_file_is_named(kept, ramp, tmp_path):
 
 
 def test_the_real_series_has_the_voxels_of_the_same_scan_as_nrrd(real_data):
-    (scan,) = find_scans(real_data("ct64_dicom"))
+    (scan,) = survey(real_data("ct64_dicom")).scans
     series, same = read_series(scan.files), read_volume(real_data("ct64/ct-64.nrrd"))
     assert len(scan.files) == 79
     np.testing.assert_array_equal(series.hu, same.hu)
@@ -151,16 +151,16 @@ def test_the_real_series_with_a_slice_lost_or_cut_is_not_read(real_data, tmp_pat
     content = victim.read_bytes()
     victim.chmod(0o644)
     victim.write_bytes(content[:3000])
-    (scan,) = find_scans(folder)
+    (scan,) = survey(folder).scans
     with pytest.raises(DgmvlcError, match=r"IMG0040.dcm: its pixels cannot be read"):
         read_series(scan.files, scan.unreadable)
     victim.write_bytes(b"no DICOM at all")
-    (scan,) = find_scans(folder)
+    (scan,) = survey(folder).scans
     with pytest.raises(DgmvlcError, match=r"1 slice\(s\) missing.*damaged.*IMG0040.dcm"):
         read_series(scan.files, scan.unreadable)
     victim.write_bytes(content)
     shutil.copy(victim, folder / "copy.dcm")
-    (scan,) = find_scans(folder)
+    (scan,) = survey(folder).scans
     assert read_series(scan.files).hu.shape == (79, 64, 64)
 
 
@@ -180,6 +180,6 @@ def test_lossless_syntaxes_agree_and_lossy_ones_are_refused(real_data):
 
 
 def test_a_tilted_head_scan_is_never_read_as_if_upright(real_data):
-    (scan,) = find_scans(real_data("dicom_tilt_gap"))
+    (scan,) = survey(real_data("dicom_tilt_gap")).scans
     with pytest.raises(DgmvlcError, match=r"18\.5 degrees"):
         read_series(scan.files)

@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 
 from dgmvlc_cli.errors import DgmvlcError
-from dgmvlc_cli.imaging.discovery import find_scans, survey
+from dgmvlc_cli.imaging.discovery import survey
 
 
 def image(path, seed=0, slices=4, dtype=np.int16):
@@ -42,19 +42,19 @@ def test_every_format_at_any_depth_is_found_in_order_of_subject(ramp, tmp_path):
 def test_a_single_file_and_a_single_folder_are_roots_too(ramp, tmp_path):
     path = image(tmp_path / "s1.nii.gz")
     ramp.write(tmp_path / "series")
-    assert [scan.subject for scan in find_scans(path)] == ["s1"]
-    assert [scan.subject for scan in find_scans(tmp_path / "series")] == ["P1"]
+    assert [scan.subject for scan in survey(path).scans] == ["s1"]
+    assert [scan.subject for scan in survey(tmp_path / "series").scans] == ["P1"]
 
 
 def test_one_file_name_in_many_folders_makes_the_folders_the_subjects(tmp_path):
     for subject in ("p2", "p1"):
         image(tmp_path / subject / "ct.nii.gz")
-    assert [scan.subject for scan in find_scans(tmp_path)] == ["p1", "p2"]
+    assert [scan.subject for scan in survey(tmp_path).scans] == ["p1", "p2"]
 
 
 def test_a_series_without_patient_id_takes_the_name_of_its_folder(ramp, tmp_path):
     replace(ramp, patient="").write(tmp_path / "case7")
-    assert [scan.subject for scan in find_scans(tmp_path)] == ["case7"]
+    assert [scan.subject for scan in survey(tmp_path).scans] == ["case7"]
 
 
 def test_masks_beside_the_scans_are_passed_over_by_their_content(tmp_path):
@@ -82,7 +82,7 @@ def test_two_series_in_one_folder_are_told_apart(ramp, tmp_path):
     for number, patient in enumerate(("A", "B")):
         for path in replace(ramp, uid=f"1.2.{number}", patient=patient).write(tmp_path / "new"):
             path.rename(tmp_path / f"{patient}{path.name}")
-    assert [(scan.subject, len(scan.files)) for scan in find_scans(tmp_path)] == [
+    assert [(scan.subject, len(scan.files)) for scan in survey(tmp_path).scans] == [
         ("A", 8),
         ("B", 8),
     ]
@@ -107,17 +107,17 @@ def test_what_is_no_ct_slice_is_listed_with_its_reason(ramp, tmp_path, rewrite):
 def test_a_damaged_scan_is_still_a_scan_that_can_fail(tmp_path):
     path = image(tmp_path / "s1.nii.gz")
     path.write_bytes(path.read_bytes()[:50])
-    assert [scan.subject for scan in find_scans(tmp_path)] == ["s1"]
+    assert [scan.subject for scan in survey(tmp_path).scans] == ["s1"]
 
 
 def test_no_scan_is_an_error_with_what_was_seen(tmp_path):
     with pytest.raises(DgmvlcError, match="no such file or folder"):
-        find_scans(tmp_path / "absent")
+        survey(tmp_path / "absent").scans
     with pytest.raises(DgmvlcError, match="no CT scan found, no image and no DICOM file"):
-        find_scans(tmp_path)
+        survey(tmp_path).scans
     image(tmp_path / "m.nii.gz", dtype=np.uint8)
     with pytest.raises(DgmvlcError, match=r"m.nii.gz: looks like a mask"):
-        find_scans(tmp_path)
+        survey(tmp_path).scans
 
 
 def test_the_real_scan_is_told_from_its_masks(real_data):
