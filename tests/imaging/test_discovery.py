@@ -112,12 +112,12 @@ def test_a_damaged_scan_is_still_a_scan_that_can_fail(tmp_path):
 
 def test_no_scan_is_an_error_with_what_was_seen(tmp_path):
     with pytest.raises(DgmvlcError, match="no such file or folder"):
-        survey(tmp_path / "absent").scans
+        survey(tmp_path / "absent")
     with pytest.raises(DgmvlcError, match="no CT scan found, no image and no DICOM file"):
-        survey(tmp_path).scans
+        survey(tmp_path)
     image(tmp_path / "m.nii.gz", dtype=np.uint8)
     with pytest.raises(DgmvlcError, match=r"m.nii.gz: looks like a mask"):
-        survey(tmp_path).scans
+        survey(tmp_path)
 
 
 def test_the_real_scan_is_told_from_its_masks(real_data):
