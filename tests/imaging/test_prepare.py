@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dgmvlc_cli.errors import DgmvlcError
-from dgmvlc_cli.imaging.discovery import find_scans
+from dgmvlc_cli.imaging.discovery import survey
 from dgmvlc_cli.imaging.prepare import prepare, require_hu
 from dgmvlc_cli.imaging.volume import LUNGS, Tissue, write_labels, write_volume
 
@@ -15,7 +15,7 @@ from dgmvlc_cli.imaging.volume import LUNGS, Tissue, write_labels, write_volume
 @pytest.fixture
 def scan(chest, tmp_path):
     write_volume(tmp_path / "s1.nii.gz", chest[0])
-    return find_scans(tmp_path)[0]
+    return survey(tmp_path).scans[0]
 
 
 def test_without_resampling_hu_and_place_stay_as_they_are(chest, scan):
@@ -91,12 +91,12 @@ def test_a_scan_without_lungs_fails_with_a_reason(chest, tmp_path):
     solid = replace(volume, hu=np.where(np.isin(truth, (0, 1)), volume.hu, np.float32(20)))
     write_volume(tmp_path / "s1.nii.gz", solid)
     with pytest.raises(DgmvlcError, match="no lung found"):
-        prepare(find_scans(tmp_path)[0], spacing_mm=4.0)
+        prepare(survey(tmp_path).scans[0], spacing_mm=4.0)
 
 
 def test_a_series_and_the_same_scan_as_nrrd_give_the_same(real_data):
     series, same = (
-        prepare(find_scans(real_data(name))[0], spacing_mm=None)
+        prepare(survey(real_data(name)).scans[0], spacing_mm=None)
         for name in ("ct64_dicom", "ct64/ct-64.nrrd")
     )
     np.testing.assert_array_equal(series.volume.hu, same.volume.hu)
