@@ -179,12 +179,18 @@ def describe(
 @app.command()
 def train(
     workspace: WorkspaceOption = Path(),
-    model: Annotated[str | None, typer.Option("--model", help="Generator family: flow.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Generator family: flow, diffusion or gan.")
+    ] = None,
     preset: Annotated[
-        str | None, typer.Option("--preset", help="micro, tiny or small; see `dgmvlc info`.")
+        str | None, typer.Option("--preset", help="micro, tiny, small or paper; see `dgmvlc info`.")
     ] = None,
     fusion: Annotated[
-        str | None, typer.Option("--fusion", help="affine, or none (the text is ignored).")
+        str | None,
+        typer.Option(
+            "--fusion",
+            help="How the text enters: affine, cross-attention, both, or none (ignored).",
+        ),
     ] = None,
     folds: Annotated[
         int | None, typer.Option("--folds", min=2, help="Cross-fitting folds.")

@@ -10,13 +10,13 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.text.schema import Schema
 
-MODELS = ("flow",)
-FUSIONS = ("affine", "none")
+MODELS = ("flow", "diffusion", "gan")
+FUSIONS = ("affine", "cross-attention", "both", "none")
 DEFAULT_SEED = 0
 SETTINGS_HEADER = (
     "# Settings of this workspace, written by `dgmvlc init`.  Paths are relative to this file.\n"
@@ -48,10 +48,10 @@ PRESETS: dict[str, Preset] = {
         grid=(28, 20, 28),
         spacing_mm=12.0,
         wavelet_levels=1,
-        widths=(24, 48),
+        widths=(16, 32),
         batch_size=8,
         steps=400,
-        memory_gb=1.0,
+        memory_gb=0.9,
     ),
     "tiny": Preset(
         grid=(40, 32, 40),
@@ -70,6 +70,15 @@ PRESETS: dict[str, Preset] = {
         batch_size=4,
         steps=4000,
         memory_gb=4.0,
+    ),
+    "paper": Preset(
+        grid=(128, 128, 128),
+        spacing_mm=3.0,
+        wavelet_levels=0,
+        widths=(64, 128, 192, 256),
+        batch_size=1,
+        steps=50000,
+        memory_gb=40.0,
     ),
 }
 
@@ -121,15 +130,21 @@ class TrainSettings(Section):
     text_dropout: share of training sentences replaced by the cohort's mean sentence.
     """
 
-    model: Literal["flow"] = "flow"
-    preset: Literal["micro", "tiny", "small"] = "tiny"
-    fusion: Literal["affine", "none"] = "affine"
+    model: Literal["flow", "diffusion", "gan"] = "flow"
+    preset: Literal["micro", "tiny", "small", "paper"] = "tiny"
+    fusion: Literal["affine", "cross-attention", "both", "none"] = "affine"
     folds: int = Field(default=2, ge=2, le=20)
     steps: int | None = Field(default=None, ge=1)
     batch_size: int | None = Field(default=None, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     text_dropout: float = Field(default=0.1, ge=0, lt=1)
     checkpoint_seconds: float = Field(default=30.0, gt=0)
+
+    @model_validator(mode="after")
+    def _paper_is_a_diffusion(self) -> TrainSettings:
+        if self.preset == "paper" and self.model != "diffusion":
+            raise ValueError('preset "paper" is a diffusion model: set model = "diffusion" too')
+        return self
 
 
 class CounterfactualSettings(Section):

@@ -22,8 +22,6 @@ from dgmvlc_cli.text.edits import bundle_values, edit_row
 from dgmvlc_cli.text.schema import Schema
 from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace, slug
 
-TIME_SHIFT = 6.0  # of the sampler's steps: most of them where the level of the lung is decided
-
 
 def contrast_name(contrast: Contrast) -> str:
     """The contrast's folder: `smoking_never-smoker_current-smoker`."""
@@ -76,7 +74,6 @@ class Sampling:
     steps: int
     guidance_scale: float
     batch_size: int
-    shift: float = TIME_SHIFT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +177,6 @@ def _generate(
             np.stack([masks[plan.subject][1] for plan, _, _ in draws]),
             np.stack([plan.embeddings[arm] for plan, _, arm in draws]),
             steps=sampling.steps,
-            shift=sampling.shift,
             guidance_scale=sampling.guidance_scale,
         )
         for (plan, draw, arm), voxels in zip(draws, hu, strict=True):
@@ -205,7 +201,6 @@ def _sidecar(plan: PairPlan, task: SubjectTask) -> Sidecar:
         "seed": sampling.seed,
         "seeds": sampling.seeds,
         "steps": sampling.steps,
-        "shift": sampling.shift,
         "guidance_scale": sampling.guidance_scale,
     }
     outputs = tuple(

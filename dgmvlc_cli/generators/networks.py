@@ -12,17 +12,20 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn import functional
 
-from dgmvlc_cli.generators.fusion import AffineFusion, RegionalShift
+from dgmvlc_cli.generators.conditions import COORDINATES, lung_fraction
+from dgmvlc_cli.generators.fusion import AffineFusion, CrossAttention, RegionalLevel
 
 TIME_FEATURES = 32
 
 
 class TextUNet(ModelMixin, ConfigMixin):
-    """F(c_in x_t, t, mask, text): what the preconditioned flow asks of a network.
+    """F(x, t, mask, text): what every family asks of a network.
 
     bands: wavelet bands of the image.  context: channels of mask bands and coordinates.
     text_dim: size of the projected sentence embedding.  widths: channels per resolution.
-    fusion: `affine`, or `none` (the text is ignored: the ablation).
+    fusion: how the sentence enters: `affine`, `cross-attention`, `both`, or `none` (it is
+    ignored: the ablation).  bottleneck_only: it enters at the coarsest resolution alone, and no
+    regional level is read, as in the paper.
     """
 
     @register_to_config
@@ -34,20 +37,29 @@ class TextUNet(ModelMixin, ConfigMixin):
         widths: Sequence[int] = (32, 64, 96),
         condition_dim: int = 96,
         fusion: str = "affine",
+        bottleneck_only: bool = False,
     ) -> None:
         super().__init__()
+        affine, attention = fusion in ("affine", "both"), fusion in ("cross-attention", "both")
         self.time = _perceptron(TIME_FEATURES, condition_dim)
-        self.text = _perceptron(text_dim, condition_dim) if fusion == "affine" else None
-        self.shift = RegionalShift(text_dim, condition_dim) if fusion == "affine" else None
-        condition = condition_dim * (1 if self.text is None else 2)
+        self.text = _perceptron(text_dim, condition_dim) if affine else None
+        self.level = None if bottleneck_only else RegionalLevel(condition_dim)
+        outer = condition_dim * (2 if affine and not bottleneck_only else 1)
+        inner = condition_dim * (2 if affine else 1)
+        coarse = widths[-1]
         self.stem = nn.Conv3d(bands + context, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(AffineFusion(width, width, condition) for width in widths)
+        self.down = nn.ModuleList(AffineFusion(width, width, outer) for width in widths)
         self.shrink = nn.ModuleList(
             nn.Conv3d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in pairwise(widths)
         )
-        self.middle = AffineFusion(widths[-1], widths[-1], condition)
+        self.middle = AffineFusion(coarse, coarse, inner)
+        self.attend = CrossAttention(coarse, text_dim) if attention else None
         self.grow = nn.ModuleList(nn.Conv3d(coarse, fine, 1) for fine, coarse in pairwise(widths))
-        self.up = nn.ModuleList(AffineFusion(2 * width, width, condition) for width in widths[:-1])
+        self.up = nn.ModuleList(AffineFusion(2 * width, width, outer) for width in widths[:-1])
+        everywhere = attention and not bottleneck_only
+        self.attend_up = nn.ModuleList(
+            CrossAttention(width, text_dim) for width in widths[:-1] if everywhere
+        )
         self.head = nn.Conv3d(widths[0], bands, 3, padding=1)
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
@@ -58,33 +70,40 @@ class TextUNet(ModelMixin, ConfigMixin):
         """x: (N, bands, D, H, W); t: (N,) in (0, 1]; context: (N, context, D, H, W);
         text: (N, text_dim) -> F: (N, bands, D, H, W)."""
         time = self.time(time_features(t))
-        condition = time if self.text is None else torch.cat((time, self.text(text)), dim=1)
+        inner = time if self.text is None else torch.cat((time, self.text(text)), dim=1)
+        outer = time if self.config.bottleneck_only else inner
+        position = context[:, -COORDINATES:]
         h = self.stem(torch.cat((x, context), dim=1))
         skips: list[torch.Tensor] = []
         for level, block in enumerate(self.down):
-            h = block(h, condition)
+            h = block(h, outer)
             if level < len(self.shrink):
                 skips.append(h)
                 h = self.shrink[level](h)
-        h = self.middle(h, condition)
+        h = self.middle(h, inner)
+        if self.attend is not None:
+            h = self.attend(h, text, _at_size_of(position, h))
         for level in reversed(range(len(skips))):
             h = functional.interpolate(self.grow[level](h), size=skips[level].shape[2:])
-            h = self.up[level](torch.cat((h, skips[level]), dim=1), condition)
+            h = self.up[level](torch.cat((h, skips[level]), dim=1), outer)
+            if self.attend_up:
+                h = self.attend_up[level](h, text, _at_size_of(position, h))
         out = self.head(h)
-        if self.shift is not None:
-            shift = self.shift(text, time, lung_fraction(context), context[:, -3:])
-            out = torch.cat((out[:, :1] + shift[:, None], out[:, 1:]), dim=1)
-        return out
+        if self.level is None:
+            return out
+        shift = self.regional_shift(x, time, context)
+        return torch.cat((out[:, :1] + shift[:, None], out[:, 1:]), dim=1)
+
+    def regional_shift(
+        self, x: torch.Tensor, time: torch.Tensor, context: torch.Tensor
+    ) -> torch.Tensor:
+        """The level's part of the low-pass band of F: (N, D, H, W).  time: (N, condition_dim)."""
+        assert self.level is not None
+        return self.level(x[:, 0], time, lung_fraction(context), context[:, -COORDINATES:])
 
 
-def lung_fraction(context: torch.Tensor) -> torch.Tensor:
-    """Share of lung in each coefficient's block: (N, 4 B + 3, D, H, W) -> (N, D, H, W).
-
-    The mask classes are body, right lung, left lung and airway, B bands each; the low-pass
-    band of an indicator is its mean times sqrt(B).
-    """
-    bands = (context.shape[1] - 3) // 4
-    return (context[:, bands] + context[:, 2 * bands]) / bands**0.5
+def _at_size_of(position: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+    return functional.interpolate(position, size=h.shape[2:], mode="trilinear")
 
 
 def _perceptron(inputs: int, outputs: int) -> nn.Sequential:

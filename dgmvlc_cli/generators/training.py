@@ -22,53 +22,30 @@ from diffusers.training_utils import EMAModel
 from dgmvlc_cli import workspace
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.generators import wavelet
-from dgmvlc_cli.generators.flow import Conditions, flow_loss, mask_context, shift_time
-from dgmvlc_cli.generators.model import Conditioning, Generator
-from dgmvlc_cli.generators.networks import TextUNet
-from dgmvlc_cli.imaging.intensity import fit_standardiser
-from dgmvlc_cli.text.projection import Practice, fit_projection
+from dgmvlc_cli.generators.conditions import COORDINATES, context_channels, lung_fraction
+from dgmvlc_cli.generators.families import PAPER, build_family
+from dgmvlc_cli.generators.family import Batch, Denoiser, Family
+from dgmvlc_cli.generators.fitting import (
+    Tensors,
+    TrainingPlan,
+    TrainingSet,
+    build_network,
+    fit_conditioning,
+    to_tensors,
+    torch_seed,
+)
+from dgmvlc_cli.generators.fusion import regional_means
+from dgmvlc_cli.generators.gan import Gan, build_critic
+from dgmvlc_cli.generators.model import Generator
+from dgmvlc_cli.generators.networks import TextUNet, time_features
 
-TIME_SHIFT_RANGE = (1.0, 40.0)  # level is decided near t = 1, texture below: train both
-LOW_PASS_WEIGHT = 4.0
-TISSUE_WEIGHT = (0.1, 0.3, 1.0, 1.0, 0.3)  # per Tissue: the lungs are what is asked about
 WARMUP_SHARE = 0.05
 GRADIENT_NORM = 1.0
 EMA_DECAY = 0.995
 MAXIMUM_SKIPPED_STEPS = 20
 LOG_EVERY = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSet:
-    """The scans and sentences of one fold's training subjects.
-
-    hu: (n, D, H, W) float32.  labels: (n, D, H, W) uint8.  embeddings: (n, E) float32.
-    practice: sentences without images, from which the text is learned to be read.
-    """
-
-    hu: np.ndarray
-    labels: np.ndarray
-    embeddings: np.ndarray
-    practice: Practice
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingPlan:
-    """Everything that decides the weights, besides the data."""
-
-    seed: int
-    fold: int
-    steps: int
-    batch_size: int
-    learning_rate: float
-    text_dropout: float
-    widths: tuple[int, ...]
-    fusion: str
-    grid: tuple[int, int, int]
-    spacing_mm: float
-    wavelet_levels: int
-    encoder: str
-    encoder_sha256: str
+LEVEL_STEPS, LEVEL_BATCH, LEVEL_RATE = 400, 32, 3e-3
+CRITIC_RATE, CRITIC_BETAS = 4e-4, (0.5, 0.9)
 
 
 @dataclass
@@ -78,19 +55,6 @@ class Progress:
     step: int = 0
     skipped: int = 0
     log: list[dict[str, float]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tensors:
-    """Network inputs of the whole training set.
-
-    bands, weight: (n, B, d, h, w); context: (n, C, d, h, w); text: (n, K).
-    """
-
-    bands: torch.Tensor
-    weight: torch.Tensor
-    context: torch.Tensor
-    text: torch.Tensor
 
 
 def train_fold(
@@ -107,87 +71,73 @@ def train_fold(
     after every step.  Raises DgmvlcError where loss or gradients stay non-finite.
     """
     accelerator = Accelerator()
-    conditioning = fit_conditioning(data, plan)
-    tensors = to_tensors(data, conditioning)
-    trainer = Trainer(build_network(conditioning, plan), plan, accelerator)
+    conditioning, residuals = fit_conditioning(data, plan)
+    tensors = to_tensors(data, conditioning, residuals)
+    network, family = build_network(conditioning, plan), build_plan_family(plan)
+    if isinstance(family, Denoiser) and network.level is not None:
+        warm_up_level(network, family, tensors, plan)
+    trainer = Trainer(network, family, plan, accelerator)
     trainer.restore(folder / "state" / "last.pt")
-    sigma = torch.from_numpy(conditioning.band_scale)[None, :, None, None, None]
     saved = started = time.monotonic()
     while trainer.progress.step < plan.steps:
-        loss = trainer.step(tensors, sigma)
+        loss = trainer.step(tensors)
         trainer.note(loss, time.monotonic() - started)
         on_step(trainer.progress.step, loss)
         if time.monotonic() - saved > checkpoint_seconds:
             trainer.save(folder / "state" / "last.pt")
             saved = time.monotonic()
-    generator = Generator(network=trainer.averaged_network(), conditioning=conditioning)
+    generator = Generator(
+        network=trainer.averaged_network(), family=family, conditioning=conditioning
+    )
     generator.save(folder)
     workspace.write_table(folder / "train.tsv", pd.DataFrame(trainer.progress.log))
     return generator
 
 
-def fit_conditioning(data: TrainingSet, plan: TrainingPlan) -> Conditioning:
-    """Standardisation, text reading and band scales of the training subjects."""
-    standardiser = fit_standardiser(zip(data.hu, data.labels, strict=True))
-    bands = image_bands(data, standardiser, plan.wavelet_levels)
-    return Conditioning(
-        standardiser=standardiser,
-        projection=fit_projection(data.practice, data.embeddings),
-        band_scale=band_scale(bands, data.labels, plan.wavelet_levels),
-        grid=plan.grid,
-        spacing_mm=plan.spacing_mm,
-        wavelet_levels=plan.wavelet_levels,
-        encoder=plan.encoder,
-        encoder_sha256=plan.encoder_sha256,
-    )
+def warm_up_level(
+    network: TextUNet, family: Denoiser, tensors: Tensors, plan: TrainingPlan
+) -> None:
+    """Train the regional level alone first: no convolution is needed, so it costs seconds.
+
+    It decides how much subjects differ, and has little weight in the loss of the whole.
+    """
+    assert network.level is not None
+    learned = [*network.level.parameters(), *network.time.parameters()]
+    optimizer = torch.optim.AdamW(learned, lr=LEVEL_RATE)
+    schedule = get_cosine_schedule_with_warmup(optimizer, 10, LEVEL_STEPS)
+    for step in range(LEVEL_STEPS):
+        rng = torch.Generator().manual_seed(torch_seed(plan.seed, plan.fold, "level", step))
+        index, donors = torch.randint(len(tensors.bands), (2, LEVEL_BATCH), generator=rng)
+        kept = torch.ones(LEVEL_BATCH, 1)
+        batch = tensors.batch(index, donors, kept, torch.device("cpu"))
+        level_loss(network, family, batch, rng).backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
 
 
-def image_bands(data: TrainingSet, standardiser, levels: int) -> torch.Tensor:
-    """Wavelet bands of the standardised scans: (n, B, d, h, w)."""
-    z = torch.from_numpy(standardiser.to_z(data.hu, data.labels))
-    return wavelet.forward(z[:, None], levels)
+def level_loss(
+    network: TextUNet, family: Denoiser, batch: Batch, rng: torch.Generator
+) -> torch.Tensor:
+    """The part of the loss that the regional level alone can lower."""
+    assert network.level is not None
+    t, x_t, target = family.noised(batch, rng)
+    context = batch.conditions.context
+    shift = network.regional_shift(x_t, network.time(time_features(t)), context)
+    profiles = network.level.profiles(context[:, -COORDINATES:]) * lung_fraction(context)[:, None]
+    return regional_means(shift - target[:, 0], profiles).square().mean()
 
 
-def band_scale(bands: torch.Tensor, labels: np.ndarray, levels: int) -> np.ndarray:
-    """SD of each band over the lungs, where the network's attention should be: (B,)."""
-    weight = loss_weight(labels, levels)[:, :1]
-    mean = (bands * weight).sum(dim=(0, 2, 3, 4)) / weight.sum()
-    spread = (bands - mean[None, :, None, None, None]) ** 2 * weight
-    return (spread.sum(dim=(0, 2, 3, 4)) / weight.sum()).sqrt().clamp_min(0.05).numpy()
-
-
-def loss_weight(labels: np.ndarray, levels: int) -> torch.Tensor:
-    """Weight of every wavelet coefficient: (n, D, H, W) labels -> (n, B, d, h, w)."""
-    per_voxel = torch.tensor(TISSUE_WEIGHT)[torch.from_numpy(labels).long()]
-    block = 2**levels
-    coarse = torch.nn.functional.avg_pool3d(per_voxel[:, None], block)
-    weight = coarse.repeat(1, wavelet.BANDS_PER_LEVEL**levels, 1, 1, 1)
-    weight[:, wavelet.low_pass(1, levels)] *= LOW_PASS_WEIGHT
-    return weight
-
-
-def to_tensors(data: TrainingSet, conditioning: Conditioning) -> Tensors:
-    levels = conditioning.wavelet_levels
-    return Tensors(
-        bands=image_bands(data, conditioning.standardiser, levels),
-        weight=loss_weight(data.labels, levels),
-        context=mask_context(torch.from_numpy(data.labels), levels),
-        text=torch.from_numpy(conditioning.projection(data.embeddings)),
-    )
-
-
-def build_network(conditioning: Conditioning, plan: TrainingPlan) -> TextUNet:
-    """A freshly initialised network, its weights keyed by (seed, fold)."""
-    bands = wavelet.BANDS_PER_LEVEL**plan.wavelet_levels
+def build_plan_family(plan: TrainingPlan) -> Family:
+    """The family of the plan, with a fresh critic where it needs one."""
+    if plan.paper:
+        return build_family(plan.model, **PAPER)
+    if plan.model != "gan":
+        return build_family(plan.model)
     with torch.random.fork_rng():
-        torch.manual_seed(torch_seed(plan.seed, plan.fold, "initialise"))
-        return TextUNet(
-            bands=bands,
-            context=4 * bands + 3,
-            text_dim=conditioning.projection.dim,
-            widths=plan.widths,
-            fusion=plan.fusion,
-        ).to(memory_format=torch.channels_last_3d)
+        torch.manual_seed(torch_seed(plan.seed, plan.fold, "critic"))
+        bands = wavelet.BANDS_PER_LEVEL**plan.wavelet_levels
+        return Gan(critic=build_critic(bands, context_channels(plan.wavelet_levels)))
 
 
 def device_name() -> str:
@@ -198,18 +148,20 @@ def device_name() -> str:
     return f"{device.type}, {torch.get_num_threads()} threads"
 
 
-def torch_seed(*keys: int | str) -> int:
-    """A seed for torch that depends on the keys alone."""
-    return int(workspace.generator(0, *keys).integers(2**62))
-
-
 class Trainer:
     """Network, optimiser, schedule and moving average, and how they are saved and restored."""
 
-    def __init__(self, network: TextUNet, plan: TrainingPlan, accelerator: Accelerator) -> None:
+    def __init__(
+        self, network: TextUNet, family: Family, plan: TrainingPlan, accelerator: Accelerator
+    ) -> None:
         self.plan = plan
+        self.family = family
         self.accelerator = accelerator
-        optimizer = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate)
+        groups = [{"params": list(network.parameters()), "lr": plan.learning_rate}]
+        if family.critic is not None:
+            critic = list(family.critic.parameters())
+            groups.append({"params": critic, "lr": CRITIC_RATE, "betas": CRITIC_BETAS})
+        optimizer = torch.optim.AdamW(groups)
         schedule = get_cosine_schedule_with_warmup(
             optimizer, max(1, int(WARMUP_SHARE * plan.steps)), plan.steps
         )
@@ -221,16 +173,15 @@ class Trainer:
         )
         self.progress = Progress()
 
-    def step(self, tensors: Tensors, sigma: torch.Tensor) -> float:
+    def step(self, tensors: Tensors) -> float:
         """One optimiser step on the batch of this step number; returns the loss.
 
         A step whose loss or gradient is not finite leaves the weights alone and is counted.
         """
         self.network.train()
-        loss = self._loss(tensors, sigma)
+        loss = self._loss(tensors)
         self.accelerator.backward(loss)
-        norm = self.accelerator.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
-        if bool(torch.isfinite(loss)) and bool(torch.isfinite(torch.as_tensor(norm))):
+        if bool(torch.isfinite(loss)) and self._clip():
             self.optimizer.step()
             self.average.step(self.network.parameters())
         else:
@@ -240,28 +191,22 @@ class Trainer:
         self.progress.step += 1
         return float(loss.detach())
 
-    def _loss(self, tensors: Tensors, sigma: torch.Tensor) -> torch.Tensor:
-        plan, device = self.plan, self.accelerator.device
-        rng = torch.Generator().manual_seed(torch_seed(plan.seed, plan.fold, self.progress.step))
-        index = batch_index(len(tensors.bands), plan, self.progress.step)
-        z, text = tensors.bands[index], tensors.text[index]
-        low, high = (np.log(bound) for bound in TIME_SHIFT_RANGE)
-        shift = torch.exp(low + (high - low) * torch.rand(len(index), generator=rng))
-        t = shift_time(torch.rand(len(index), generator=rng).clamp(1e-3, 1 - 1e-4), shift)
+    def _clip(self) -> bool:
+        """Clip the gradients of network and critic; False where one is not finite."""
+        modules = [one for one in (self.network, self.family.critic) if one is not None]
+        norms = [
+            self.accelerator.clip_grad_norm_(one.parameters(), GRADIENT_NORM) for one in modules
+        ]
+        return all(bool(torch.isfinite(torch.as_tensor(norm))) for norm in norms)
+
+    def _loss(self, tensors: Tensors) -> torch.Tensor:
+        plan, step = self.plan, self.progress.step
+        rng = torch.Generator().manual_seed(torch_seed(plan.seed, plan.fold, step))
+        index = batch_index(len(tensors.bands), plan, step)
+        donors = torch.randint(len(tensors.bands), index.shape, generator=rng)
         kept = torch.rand(len(index), 1, generator=rng) >= plan.text_dropout
-        conditions = Conditions(
-            context=tensors.context[index].to(device), text=(text * kept).to(device)
-        )
-        noise = torch.randn(z.shape, generator=rng)
-        return flow_loss(
-            self.network,
-            z.to(device),
-            noise.to(device),
-            t.to(device),
-            conditions,
-            sigma.to(device),
-            tensors.weight[index].to(device),
-        )
+        batch = tensors.batch(index, donors, kept, self.accelerator.device)
+        return self.family.loss(self.network, batch, rng)
 
     def _count_skipped(self) -> None:
         self.progress.skipped += 1
@@ -288,6 +233,7 @@ class Trainer:
         """A checkpoint from which `restore` goes on to the same weights, bit for bit."""
         state = {
             "network": self.accelerator.unwrap_model(self.network).state_dict(),
+            "critic": self.family.critic.state_dict() if self.family.critic else None,
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -304,6 +250,8 @@ class Trainer:
             return
         state = torch.load(path, map_location="cpu", weights_only=True)
         self.accelerator.unwrap_model(self.network).load_state_dict(state["network"])
+        if self.family.critic is not None:
+            self.family.critic.load_state_dict(state["critic"])
         self.average.load_state_dict(state["average"])
         self.average.to(self.accelerator.device)
         self.optimizer.load_state_dict(state["optimizer"])

@@ -7,6 +7,8 @@ Source: Friedrich et al. 2024, "WDM: 3D Wavelet Diffusion Models", arXiv 2402.19
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 BANDS_PER_LEVEL = 8
@@ -32,6 +34,11 @@ def inverse(bands: torch.Tensor, levels: int = 1) -> torch.Tensor:
 def low_pass(channels: int, levels: int = 1) -> list[int]:
     """Indices of the channels of `forward`'s output that hold the coarsest averages."""
     return [channel * BANDS_PER_LEVEL**levels for channel in range(channels)]
+
+
+def levels_of(bands: int) -> int:
+    """The number of levels that gave so many bands per channel."""
+    return round(math.log(bands, BANDS_PER_LEVEL))
 
 
 def _split(x: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace
 
 if TYPE_CHECKING:
     from dgmvlc_cli.cohort import Cohort
-    from dgmvlc_cli.generators.training import TrainingPlan, TrainingSet
+    from dgmvlc_cli.generators.fitting import TrainingPlan, TrainingSet
     from dgmvlc_cli.text.encoders import Encoder
     from dgmvlc_cli.text.projection import Practice
 
@@ -111,7 +111,7 @@ def _training_set(
     practice: Practice,
     use: np.ndarray,
 ) -> TrainingSet:
-    from dgmvlc_cli.generators.training import TrainingSet
+    from dgmvlc_cli.generators.fitting import TrainingSet
 
     hu, labels = images
     return TrainingSet(
@@ -120,7 +120,7 @@ def _training_set(
 
 
 def _training_plan(settings: Settings, fold: int, encoder: str, sha256: str) -> TrainingPlan:
-    from dgmvlc_cli.generators.training import TrainingPlan
+    from dgmvlc_cli.generators.fitting import TrainingPlan
 
     chosen, preset = settings.train, settings.preset
     return TrainingPlan(
@@ -131,12 +131,14 @@ def _training_plan(settings: Settings, fold: int, encoder: str, sha256: str) -> 
         learning_rate=chosen.learning_rate,
         text_dropout=chosen.text_dropout,
         widths=preset.widths,
+        model=chosen.model,
         fusion=chosen.fusion,
         grid=preset.grid,
         spacing_mm=preset.spacing_mm,
         wavelet_levels=preset.wavelet_levels,
         encoder=encoder,
         encoder_sha256=sha256,
+        paper=chosen.preset == "paper",
     )
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dgmvlc_cli.generators.training import TrainingPlan, TrainingSet
+from dgmvlc_cli.generators.fitting import TrainingPlan, TrainingSet
 from dgmvlc_cli.text.projection import Practice
 
 GRID = (8, 8, 8)
@@ -38,6 +38,6 @@ def training_set() -> TrainingSet:
 def plan() -> TrainingPlan:
     return TrainingPlan(
         seed=1, fold=0, steps=12, batch_size=4, learning_rate=2e-3, text_dropout=0.1,
-        widths=(16, 16), fusion="affine", grid=GRID, spacing_mm=8.0, wavelet_levels=1,
+        widths=(16, 16), model="flow", fusion="affine", grid=GRID, spacing_mm=8.0, wavelet_levels=1,
         encoder="minilm", encoder_sha256="0",
     )  # fmt: skip

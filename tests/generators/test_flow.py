@@ -1,18 +1,10 @@
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from dgmvlc_cli.generators.flow import (
-    Conditions,
-    flow_loss,
-    lung_coordinates,
-    mask_context,
-    precondition,
-    predict_clean,
-    sample,
-    shift_time,
-)
+from dgmvlc_cli.generators.conditions import Conditions
+from dgmvlc_cli.generators.family import Batch
+from dgmvlc_cli.generators.flow import Flow, precondition, predict_clean, shift_time
 
 SIGMA = torch.tensor([2.0, 0.5])[None, :, None, None, None]
 
@@ -30,7 +22,11 @@ class Oracle(nn.Module):
 
 
 def conditions(n: int) -> Conditions:
-    return Conditions(context=torch.zeros(n, 1, 2, 2, 2), text=torch.zeros(n, 3))
+    return Conditions(
+        context=torch.zeros(n, 1, 2, 2, 2),
+        text=torch.zeros(n, 3),
+        sigma=SIGMA.expand(n, 2, 2, 2, 2),
+    )
 
 
 def test_preconditioning_gives_unit_variance_input_and_target():
@@ -54,21 +50,36 @@ def test_at_pure_noise_the_network_predicts_the_image_itself():
 def test_a_perfect_network_has_no_loss_and_samples_its_image():
     torch.manual_seed(0)
     clean = torch.randn(3, 2, 2, 2, 2) * SIGMA
-    noise = torch.randn_like(clean)
-    t = torch.tensor([0.2, 0.7, 0.99])
-    weight = torch.ones_like(clean)
-    loss = flow_loss(Oracle(clean), clean, noise, t, conditions(3), SIGMA, weight)
+    batch = Batch(bands=clean, weight=torch.ones_like(clean), conditions=conditions(3))
+    loss = Flow().loss(Oracle(clean), batch, torch.Generator().manual_seed(0))
     assert float(loss) == pytest.approx(0, abs=1e-8)
-    made = sample(Oracle(clean), noise, conditions(3), SIGMA, steps=5, shift=6.0)
-    assert torch.allclose(made, clean, atol=1e-4)
+    made = Flow().sample(Oracle(clean), torch.randn_like(clean), conditions(3), steps=5)
+    assert torch.allclose(made, clean, atol=1e-3)
+
+
+def test_a_gaussian_is_sampled_with_its_own_spread():
+    """For z ~ N(0, sigma^2) the best F is 0, whatever x_t: the noise is only rescaled."""
+
+    class Nothing(nn.Module):
+        def forward(self, x, t, context, text):
+            return torch.zeros_like(x)
+
+    torch.manual_seed(0)
+    noise = torch.randn(4000, 2, 2, 2, 2)
+    wide = Conditions(
+        context=torch.zeros(4000, 1, 2, 2, 2),
+        text=torch.zeros(4000, 3),
+        sigma=SIGMA.expand(4000, 2, 2, 2, 2),
+    )
+    made = Flow().sample(Nothing(), noise, wide, steps=12)
+    spread = made.std(dim=(0, 2, 3, 4)) / SIGMA.flatten()
+    assert spread.numpy() == pytest.approx([1, 1], abs=0.1)
 
 
 def test_predict_clean_inverts_the_preconditioning():
     clean = torch.randn(2, 2, 2, 2, 2)
     x_t, t = torch.randn_like(clean), torch.tensor([0.3, 0.9])
-    assert torch.allclose(
-        predict_clean(Oracle(clean), x_t, t, conditions(2), SIGMA), clean, atol=1e-5
-    )
+    assert torch.allclose(predict_clean(Oracle(clean), x_t, t, conditions(2)), clean, atol=1e-5)
 
 
 def test_guidance_of_one_is_the_model_itself_and_two_doubles_the_text():
@@ -76,32 +87,17 @@ def test_guidance_of_one_is_the_model_itself_and_two_doubles_the_text():
         def forward(self, x, t, context, text):
             return text[:, :1, None, None, None].expand_as(x)
 
-    one = Conditions(context=torch.zeros(1, 1, 2, 2, 2), text=torch.ones(1, 3))
+    one = Conditions(
+        context=torch.zeros(1, 1, 2, 2, 2),
+        text=torch.ones(1, 3),
+        sigma=SIGMA.expand(1, 2, 2, 2, 2),
+    )
     noise = torch.randn(1, 2, 2, 2, 2)
-    plain = sample(Text(), noise, one, SIGMA, steps=1, shift=1.0)
-    doubled = sample(Text(), noise, one, SIGMA, steps=1, shift=1.0, guidance_scale=2.0)
+    plain = Flow().sample(Text(), noise, one, steps=1)
+    doubled = Flow().sample(Text(), noise, one, steps=1, guidance_scale=2.0)
     assert torch.allclose(doubled, 2 * plain, atol=1e-5)
 
 
 def test_shift_keeps_the_ends_and_moves_times_towards_noise():
     u = torch.tensor([0.0, 0.5, 1.0])
     assert shift_time(u, 12.0).tolist() == pytest.approx([0, 12 / 13, 1])
-
-
-def test_coordinates_span_the_lungs_box():
-    labels = torch.zeros(8, 8, 8, dtype=torch.uint8)
-    labels[2:6, 0:8, 1:5] = 2
-    height, depth, side = lung_coordinates(labels, 0)
-    assert height[2, 0, 0] == -1 and height[5, 0, 0] == 1
-    assert depth[0, 0, 0] == -1 and depth[0, 7, 0] == 1
-    assert side[0, 0, 1] == -1 and side[0, 0, 4] == 1
-
-
-def test_the_context_keeps_the_mask_at_full_resolution():
-    rng = np.random.default_rng(0)
-    labels = torch.from_numpy(rng.integers(0, 5, (1, 4, 4, 4)).astype(np.uint8))
-    context = mask_context(labels, 1)
-    assert context.shape == (1, 35, 2, 2, 2)
-    other = labels.clone()
-    other[0, 0, 0, 0] = (other[0, 0, 0, 0] + 1) % 5
-    assert not torch.equal(mask_context(other, 1), context)

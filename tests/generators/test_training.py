@@ -7,8 +7,10 @@ import torch
 from dgmvlc_cli import workspace
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.generators import training
+from dgmvlc_cli.generators.fitting import build_network, fit_conditioning, to_tensors
+from dgmvlc_cli.generators.flow import Flow
 from dgmvlc_cli.generators.model import Generator
-from dgmvlc_cli.generators.training import Trainer, batch_index, fit_conditioning, train_fold
+from dgmvlc_cli.generators.training import Trainer, batch_index, train_fold
 
 
 def weights(generator: Generator) -> dict[str, torch.Tensor]:
@@ -52,8 +54,7 @@ def test_training_learns_what_the_sentence_says(tmp_path, training_set, plan):
     labels = training_set.labels[:1].repeat(8, axis=0)
     noise = np.random.default_rng(0).standard_normal((8, *generator.noise_shape()), np.float32)
     arms = [
-        generator.generate(noise, labels, text.repeat(8, axis=0), steps=6, shift=6.0)
-        for text in (low, high)
+        generator.generate(noise, labels, text.repeat(8, axis=0), steps=6) for text in (low, high)
     ]
     change = (arms[1] - arms[0])[labels > 1].mean()
     assert change == pytest.approx(80, rel=0.4)  # planted: 40 HU per unit
@@ -64,7 +65,7 @@ def test_without_fusion_the_text_changes_nothing(tmp_path, training_set, plan):
     generator = train_fold(training_set, replace(plan, fusion="none"), tmp_path)
     labels, noise = training_set.labels[:1], np.zeros((1, *generator.noise_shape()), np.float32)
     one, other = (
-        generator.generate(noise, labels, text[None], steps=2, shift=6.0)
+        generator.generate(noise, labels, text[None], steps=2)
         for text in training_set.embeddings[:2]
     )
     assert np.array_equal(one, other)
@@ -76,7 +77,7 @@ def test_a_saved_model_generates_what_the_trained_one_did(tmp_path, training_set
     assert loaded.conditioning.standardiser == generator.conditioning.standardiser
     noise = np.random.default_rng(1).standard_normal((2, *generator.noise_shape()), np.float32)
     args = (noise, training_set.labels[:2], training_set.embeddings[:2])
-    one, other = (g.generate(*args, steps=3, shift=6.0) for g in (generator, loaded))
+    one, other = (g.generate(*args, steps=3) for g in (generator, loaded))
     assert np.allclose(one, other, atol=1e-3)
 
 
@@ -84,8 +85,8 @@ def test_the_batch_size_does_not_change_a_volume(tmp_path, training_set, plan):
     generator = train_fold(training_set, plan, tmp_path)
     noise = np.random.default_rng(1).standard_normal((4, *generator.noise_shape()), np.float32)
     labels, text = training_set.labels[:4], training_set.embeddings[:4]
-    together = generator.generate(noise, labels, text, steps=3, shift=6.0)
-    alone = generator.generate(noise[2:3], labels[2:3], text[2:3], steps=3, shift=6.0)
+    together = generator.generate(noise, labels, text, steps=3)
+    alone = generator.generate(noise[2:3], labels[2:3], text[2:3], steps=3)
     assert np.abs(together[2] - alone[0]).max() < 0.1
 
 
@@ -98,25 +99,25 @@ def test_the_number_of_threads_does_not_change_a_volume(tmp_path, training_set, 
         made = []
         for count in (1, 2):
             torch.set_num_threads(count)
-            made.append(generator.generate(*args, steps=3, shift=6.0))
+            made.append(generator.generate(*args, steps=3))
     finally:
         torch.set_num_threads(threads)
     assert np.abs(made[0] - made[1]).max() < 0.1
 
 
 def test_a_non_finite_step_leaves_the_weights_alone(training_set, plan):
-    conditioning = fit_conditioning(training_set, plan)
-    trainer = Trainer(training.build_network(conditioning, plan), plan, training.Accelerator())
-    tensors = training.to_tensors(training_set, conditioning)
-    sigma = torch.from_numpy(conditioning.band_scale)[None, :, None, None, None]
+    conditioning, residuals = fit_conditioning(training_set, plan)
+    network = build_network(conditioning, plan)
+    trainer = Trainer(network, Flow(), plan, training.Accelerator())
+    tensors = to_tensors(training_set, conditioning, residuals)
     before = {name: t.clone() for name, t in trainer.network.state_dict().items()}
     broken = replace(tensors, bands=tensors.bands * float("nan"))
-    trainer.step(broken, sigma)
+    trainer.step(broken)
     assert trainer.progress.skipped == 1
     assert all(torch.equal(before[name], t) for name, t in trainer.network.state_dict().items())
     with pytest.raises(DgmvlcError, match="not finite"):
         for _ in range(training.MAXIMUM_SKIPPED_STEPS):
-            trainer.step(broken, sigma)
+            trainer.step(broken)
 
 
 def test_a_model_with_a_non_finite_weight_is_not_saved(tmp_path, training_set, plan):

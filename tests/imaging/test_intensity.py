@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dgmvlc_cli.errors import DgmvlcError
-from dgmvlc_cli.imaging.intensity import MINIMUM_SCALE_HU, fit_standardiser
+from dgmvlc_cli.imaging.intensity import MINIMUM_SCALE_HU, exposure, fit_standardiser
 
 
 def scan(seed: int, lung_hu: float = -850.0) -> tuple[np.ndarray, np.ndarray]:
@@ -45,3 +45,23 @@ def test_scans_without_lung_are_refused():
     hu, labels = scan(0)
     with pytest.raises(DgmvlcError, match="No lung voxel"):
         fit_standardiser([(hu, np.minimum(labels, 1))])
+
+
+def test_voxels_at_the_edge_are_centred_by_themselves():
+    labels = np.ones((14, 14, 14), np.uint8)
+    labels[3:11, 3:11, 3:11] = 2
+    hu = np.where(labels == 2, -850.0, 30.0)
+    edge = (labels == 2) & (exposure(labels) > 0)
+    hu[edge] += 200.0  # partial volume
+    hu = (hu + np.random.default_rng(0).normal(0, 20, hu.shape)).astype(np.float32)
+    z = fit_standardiser([(hu, labels)]).to_z(hu, labels)
+    inside = (labels == 2) & ~edge
+    assert abs(np.median(z[edge])) < 0.2 and abs(np.median(z[inside])) < 0.2
+
+
+def test_exposure_counts_foreign_faces_and_takes_both_lungs_for_one():
+    labels = np.full((3, 3, 3), 2, np.uint8)
+    labels[1, 1, 2] = 3
+    assert exposure(labels).max() == 0
+    labels[1, 1, 2] = 1
+    assert exposure(labels)[1, 1].tolist()[1:] == [1, 3]  # five faces, counted as three or more

@@ -1,0 +1,267 @@
+"""Does the generator obey its text?  Phantom cohorts whose truth is known, cross-fitted.
+
+python tests/benchmarks/recovery.py OUT --planted 8 --null 8 --jobs 2
+python tests/benchmarks/recovery.py OUT --planted 3 --null 0 --model diffusion
+python tests/benchmarks/recovery.py OUT --planted 3 --null 0 --fusion none
+
+Run by hand: prints a table and writes OUT/recovery-MODEL-FUSION.json.  Every cohort is a
+workspace of 96 subjects at preset micro in OUT, made once and shared by all models and fusions;
+what is there already is kept.  A cohort takes about three minutes on one core.
+"""
+
+import argparse
+import json
+import os
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+CONTRAST = {"attribute": "smoking", "reference": "never smoker", "target": "current smoker"}
+REGIONS = ("upper", "lower")
+PLANTED_HU = -30.0
+ESTIMATES = {"model": "model_implied", "observed": "observed", "debiased": "debiased"}
+MAP_BINS = (12, 6, 8)  # height, depth, side
+MAP_SUBJECTS = 24
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--planted", type=int, default=8, help="cohorts with a planted effect")
+    parser.add_argument("--null", type=int, default=8, help="cohorts without any")
+    parser.add_argument("--effect-hu", type=float, default=PLANTED_HU)
+    parser.add_argument("--model", default="flow")
+    parser.add_argument("--fusion", default="affine")
+    parser.add_argument("--subjects", type=int, default=96)
+    parser.add_argument("--steps", type=int, default=None, help="training steps per fold")
+    parser.add_argument("--jobs", type=int, default=2)
+    chosen = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    wanted = [(seed, chosen.effect_hu) for seed in range(chosen.planted)]
+    wanted += [(seed, 0.0) for seed in range(chosen.null)]
+    with ProcessPoolExecutor(chosen.jobs) as pool:
+        results = list(pool.map(partial(result, chosen), wanted))
+    name = f"recovery-{chosen.model}-{chosen.fusion}"
+    (chosen.out / f"{name}.json").write_text(json.dumps(results, indent=2, default=float))
+    show(results)
+
+
+def result(chosen: argparse.Namespace, cohort: tuple[int, float]) -> dict[str, Any]:
+    """One cohort's numbers for mean lung HU; what is not there yet is computed."""
+    seed, effect_hu = cohort
+    base = chosen.out / (f"seed{seed}" if effect_hu else f"null{seed}")
+    if effect_hu not in (0.0, PLANTED_HU):
+        base = chosen.out / f"seed{seed}_{-effect_hu:g}hu"
+    prepare(base, seed, effect_hu, chosen.subjects)
+    folder = base / f"{chosen.model}-{chosen.fusion}"
+    analysis = run_model(base, folder, chosen)
+    effects = pd.read_csv(analysis / "effects.tsv", sep="\t").query("measure == 'mean_hu'")
+    truth = pd.read_csv(analysis / "truth.tsv", sep="\t").query("measure == 'mean_hu'")
+    report = json.loads((analysis / "report.json").read_text())
+    fit = [row for row in report["fit"] if row["region"] == "lungs"]
+    numbers: dict[str, Any] = {"seed": seed, "effect_hu": effect_hu}
+    for region in REGIONS:
+        here = effects[effects["region"] == region]
+        true = truth[truth["region"] == region]
+        numbers[f"truth_{region}"] = float(true["truth"].iloc[0])
+        for kind, column in ESTIMATES.items():
+            row = here[here["kind"] == column].iloc[0]
+            numbers[f"{kind}_{region}"] = float(row["effect"])
+            numbers[f"{kind}_{region}_ci"] = [float(row["ci_low"]), float(row["ci_high"])]
+        placebos = here.loc[here["kind"] == "placebo", "effect"]
+        numbers[f"placebo_model_{region}"] = placebos.tolist()
+    lung = effects[effects["region"].isin(["lungs", "upper", "middle", "lower"])]
+    placebo = lung[lung["kind"] == "placebo_debiased"]
+    numbers["placebo_significant"] = int(((placebo["ci_low"] > 0) | (placebo["ci_high"] < 0)).sum())
+    numbers["placebo_intervals"] = len(placebo)
+    of = {key: np.array([row[key] for row in fit]) for key in fit[0] if key != "region"}
+    numbers["mean_error"] = float((of["generated_mean_hu"] - of["real_mean_hu"]).mean())
+    numbers["sd_between"] = float((of["generated_sd_between"] / of["real_sd_between"]).mean())
+    numbers["sd_within"] = float((of["generated_sd_within"] / of["real_sd_within"]).mean())
+    numbers["map"] = effect_map(folder).tolist()
+    numbers["true_map"] = true_map(base, seed, effect_hu, chosen.subjects).tolist()
+    return numbers
+
+
+def cohort_settings(seed: int, effect_hu: float, subjects: int):
+    from dgmvlc_cli.config import PRESETS
+    from dgmvlc_cli.phantom import PhantomSettings
+
+    return PhantomSettings(
+        subjects=subjects,
+        seed=seed,
+        null=effect_hu == 0.0,
+        current_upper_hu=effect_hu or PLANTED_HU,
+        truth_spacing_mm=PRESETS["micro"].spacing_mm,
+    )
+
+
+def prepare(base: Path, seed: int, effect_hu: float, subjects: int) -> None:
+    """Phantom cohort -> preprocessed workspace with sentences in base/workspace."""
+    import torch
+
+    from dgmvlc_cli import stages
+    from dgmvlc_cli.config import load_settings
+    from dgmvlc_cli.phantom import write_cohort
+    from dgmvlc_cli.stages.base import Run
+    from dgmvlc_cli.stages.initialise import init
+    from dgmvlc_cli.workspace import Workspace
+
+    torch.set_num_threads(1)
+    if (base / "ready").exists():
+        return
+    phantom, ws = base / "phantom", Workspace(base / "workspace")
+    write_cohort(phantom, cohort_settings(seed, effect_hu, subjects))
+    init(
+        ws,
+        (phantom / "scans").resolve(),
+        (phantom / "clinical.csv").resolve(),
+        Run(force=True),
+        seed=seed,
+        truth=(phantom / "truth.tsv").resolve(),
+        preset="micro",
+    )
+    settings = load_settings(ws.settings_path)
+    stages.preprocess(ws, settings, Run())
+    stages.describe(ws, settings, Run())
+    (base / "ready").touch()
+
+
+def run_model(base: Path, folder: Path, chosen: argparse.Namespace) -> Path:
+    """Train, pair and analyse one model in a workspace of its own; returns the analysis."""
+    from dgmvlc_cli import stages
+    from dgmvlc_cli.config import load_settings, override
+    from dgmvlc_cli.stages.base import Run
+    from dgmvlc_cli.workspace import Workspace
+
+    if not folder.exists():
+        shutil.copytree(base / "workspace", folder)
+    ws = Workspace(folder)
+    changes = {"model": chosen.model, "fusion": chosen.fusion, "steps": chosen.steps}
+    settings = override(load_settings(ws.settings_path), {"train": changes})
+    stages.train(ws, settings, Run())
+    stages.counterfactual(ws, settings, Run(), **CONTRAST)
+    stages.analyze(ws, settings, Run(), **CONTRAST)
+    return next((folder / "analysis" / chosen.model).glob("smoking_*"))
+
+
+def effect_map(folder: Path) -> np.ndarray:
+    """Mean difference of the pairs in lung-relative bins, HU; NaN where no lung falls."""
+    from dgmvlc_cli.generators.grid import place
+    from dgmvlc_cli.imaging.volume import read_labels, read_volume
+    from dgmvlc_cli.workspace import Workspace
+
+    ws = Workspace(folder)
+    table = pd.read_csv(next(folder.glob("counterfactuals/*/smoking_*/pairs.tsv")), sep="\t")
+    maps = []
+    for row in table.to_dict("records"):
+        arms = [read_volume(ws.root / row[f"{side}_path"]) for side in ("reference", "target")]
+        scan, labels = (
+            read_volume(ws.ct_path(row["subject"])),
+            read_labels(ws.mask_path(row["subject"])),
+        )
+        _, labels = place(scan, labels, arms[0].hu.shape, float(arms[0].spacing_mm[0]))
+        maps.append(binned(arms[1].hu - arms[0].hu, labels))
+    return np.nanmean(maps, axis=0)
+
+
+def true_map(base: Path, seed: int, effect_hu: float, subjects: int) -> np.ndarray:
+    """The planted difference in the same bins, rendered anew for some of the subjects."""
+    from dgmvlc_cli.imaging.volume import resample_isotropic, resample_labels
+    from dgmvlc_cli.phantom.render import scene
+    from dgmvlc_cli.phantom.table import true_subjects
+
+    path = base / "true_map.npy"
+    if not path.exists():
+        settings = cohort_settings(seed, effect_hu, subjects)
+        spacing_mm = settings.truth_spacing_mm
+        maps = []
+        for subject in true_subjects(settings)[:MAP_SUBJECTS]:
+            chest = scene(subject, settings)
+            never, current = (
+                chest.volume(replace(subject, smoking=CONTRAST[side]), settings)
+                for side in ("reference", "target")
+            )
+            labels = resample_labels(chest.labels, never, spacing_mm)
+            change = (
+                resample_isotropic(current, spacing_mm).hu
+                - resample_isotropic(never, spacing_mm).hu
+            )
+            maps.append(binned(change, labels))
+        np.save(path, np.nanmean(maps, axis=0))
+    return np.load(path)
+
+
+def binned(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Means over bins of the lungs' box: (D, H, W) -> MAP_BINS."""
+    where = np.argwhere(np.isin(labels, (2, 3)))
+    low, high = where.min(axis=0), where.max(axis=0) + 1
+    bins = ((where - low + 0.5) / (high - low) * MAP_BINS).astype(int)
+    flat = np.ravel_multi_index(tuple(bins.T), MAP_BINS)
+    size = int(np.prod(MAP_BINS))
+    total = np.bincount(flat, weights=values[tuple(where.T)], minlength=size)
+    count = np.bincount(flat, minlength=size)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan).reshape(MAP_BINS)
+
+
+def show(results: list[dict[str, Any]]) -> None:
+    """The table, and what issue 'generators' asks of it."""
+    table = pd.DataFrame(
+        [{k: v for k, v in one.items() if not isinstance(v, list)} for one in results]
+    )
+    pd.set_option("display.width", 250, "display.max_columns", 40)
+    print(table.round(2).to_string(index=False))
+    for planted, part in table.groupby(table["effect_hu"] != 0):
+        chosen = [one for one in results if (one["effect_hu"] != 0) == planted]
+        print(f"\n{'planted' if planted else 'null'}: {len(part)} cohorts")
+        placebos = np.concatenate(
+            [one[f"placebo_model_{region}"] for one in chosen for region in REGIONS]
+        )
+        significant, total = part["placebo_significant"].sum(), part["placebo_intervals"].sum()
+        if planted:
+            slope = part["model_upper"] / part["truth_upper"]
+            print(f"recovery slope, upper: {slope.mean():.2f} (SD {slope.std():.2f})")
+            print(f"map correlation: {map_correlation(chosen):.3f}")
+        for kind in ESTIMATES:
+            for region in REGIONS:
+                error = part[f"{kind}_{region}"] - part[f"truth_{region}"]
+                inside = sum(
+                    one[f"{kind}_{region}_ci"][0]
+                    <= one[f"truth_{region}"]
+                    <= one[f"{kind}_{region}_ci"][1]
+                    for one in chosen
+                )
+                print(
+                    f"{kind} {region}: mean error {error.mean():+.1f} HU, "
+                    f"RMS {(error**2).mean() ** 0.5:.1f}, "
+                    f"interval holds the truth {inside} of {len(chosen)}"
+                )
+        print(
+            f"placebos in the model: mean {placebos.mean():+.1f}, "
+            f"RMS {(placebos**2).mean() ** 0.5:.1f} HU"
+        )
+        print(
+            f"debiased placebos significant: {significant} of {total} "
+            f"({100 * significant / max(total, 1):.1f} %)"
+        )
+        print(
+            f"generated less real lung mean: {part['mean_error'].mean():+.1f} HU; between-subject "
+            f"SD ratio {part['sd_between'].mean():.2f}; within-lung {part['sd_within'].mean():.2f}"
+        )
+
+
+def map_correlation(results: list[dict[str, Any]]) -> float:
+    """Correlation of the effect map with the true one, each averaged over the cohorts."""
+    made, true = (np.nanmean([one[key] for one in results], axis=0) for key in ("map", "true_map"))
+    both = np.isfinite(made) & np.isfinite(true)
+    return float(np.corrcoef(made[both], true[both])[0, 1])
+
+
+if __name__ == "__main__":
+    main()
