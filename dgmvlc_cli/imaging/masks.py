@@ -29,13 +29,15 @@ READY_MAPPINGS: dict[str, dict[str, tuple[int, ...]]] = {
     },
 }
 # ChestImagingPlatform keeps a region in the low byte and a type in the high byte of a value.
+# Whole lung and thirds of both; right lung, its lobes and thirds; left; trachea, main bronchi.
 CIP = "cip"
 CIP_REGIONS = {
-    "lung": (1, 15, 16, 17),
+    "lung": (1, 20, 21, 22),
     "right_lung": (2, 4, 5, 6, 12, 13, 14),
     "left_lung": (3, 7, 8, 9, 10, 11),
+    "airway": (58, 59, 60),
 }
-CIP_AIRWAY_TYPE = 2
+CIP_AIRWAY_TYPES = (2, *range(38, 49), *range(72, 77))  # airway, trachea, bronchi, generations
 AUTO = "auto"
 MAPPING_NAMES = (AUTO, CIP, *READY_MAPPINGS)
 # One file per structure, as TotalSegmentator and others write them: name -> structure.
@@ -149,7 +151,7 @@ def _from_values(values: np.ndarray, mapping: str | ValuesOf, path: Path) -> dic
     if mapping == CIP:
         regions, types = values & 255, values >> 8
         parts = {name: np.isin(regions, found) for name, found in CIP_REGIONS.items()}
-        return {**parts, "airway": types == CIP_AIRWAY_TYPE}
+        return {**parts, "airway": parts["airway"] | np.isin(types, CIP_AIRWAY_TYPES)}
     table = _automatic(values, path) if mapping == AUTO else _mapping(mapping)
     parts = {name: np.isin(values, chosen) for name, chosen in table.items()}
     if not parts.get("body", np.zeros(1)).any():
