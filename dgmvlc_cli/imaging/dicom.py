@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import SimpleITK as sitk
+from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import generate_frames
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage
@@ -100,21 +103,26 @@ def read_series(
 def read_header(path: Path) -> Dataset:
     """The tags of HEADER_TAGS and the file meta of one DICOM file; DgmvlcError if it is damaged."""
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER_TAGS))
-        # Values are parsed when first asked for: ask now, so that damage shows here.
-        for name in HEADER_TAGS:
-            header.get(name)
+        with _quiet_parser():
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER_TAGS))
+            # Values are parsed when first asked for: ask now, so that damage shows here.
+            for name in HEADER_TAGS:
+                header.get(name)
     except Exception as error:  # a broken header makes the parser fail in any way
-        # The parser's own words may quote the header, and with it the patient.
-        raise DgmvlcError(
-            f"{path}: damaged DICOM file ({type(error).__name__})",
-            "Export the series again, or remove the file.",
-        ) from error
+        raise _damaged(path, error) from error
     if "SOPClassUID" not in header:
         raise DgmvlcError(
             f"{path}: the DICOM header is cut short", "Export the series again, or remove the file."
         )
     return header
+
+
+@contextlib.contextmanager
+def _quiet_parser() -> Iterator[None]:
+    """No warnings of the parser: they quote the header, and with it the patient."""
+    with disable_value_validation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def refusal(header: Dataset) -> str:
@@ -165,6 +173,16 @@ def slices_of(path: Path, header: Dataset) -> list[Slice]:
 
     Raises DgmvlcError that names the tag which is missing or broken.
     """
+    try:
+        with _quiet_parser():
+            return _slices_of(path, header)
+    except DgmvlcError:
+        raise
+    except Exception as error:  # broken functional groups make the parser fail in any way
+        raise _damaged(path, error) from error
+
+
+def _slices_of(path: Path, header: Dataset) -> list[Slice]:
     if not is_enhanced(header):
         return [_slice(path, None, header, _Tags([header], path))]
     shared = list(header.get("SharedFunctionalGroupsSequence") or [])
@@ -340,7 +358,8 @@ def _decode_file(path: Path, one: Slice) -> np.ndarray:
 def _decode_frames(one: Slice) -> list[np.ndarray]:
     """The stored values of all frames of an enhanced file, before slope and intercept."""
     try:
-        dataset = pydicom.dcmread(one.path)
+        with _quiet_parser():
+            dataset = pydicom.dcmread(one.path)
         if not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
             return list(dataset.pixel_array.reshape(-1, *one.rows_cols).astype(np.float32))
         frames = generate_frames(dataset.PixelData, number_of_frames=int(dataset.NumberOfFrames))
@@ -372,6 +391,14 @@ def _as_single_frame(dataset: Dataset, data: bytes, folder: Path) -> Path:
     single["PixelData"].VR = "OB"
     single.save_as(path, enforce_file_format=True)
     return path
+
+
+def _damaged(path: Path, error: Exception) -> DgmvlcError:
+    """Without the parser's own words: they may quote the header, and with it the patient."""
+    return DgmvlcError(
+        f"{path}: damaged DICOM file ({type(error).__name__})",
+        "Export the series again, or remove the file.",
+    )
 
 
 def _undecodable(one: Slice) -> DgmvlcError:

@@ -1,0 +1,82 @@
+"""Read thousands of damaged scans: each is read or ends in a message, in bounded time and memory.
+
+    PYTHONPATH=tests/imaging python tests/benchmarks/fuzz_files.py 3000 FOLDER FILE [FILE ...]
+
+FILE: whole scans to damage, such as those of a DICOM test collection; small ones are quick.
+FOLDER: where damaged files go; one that crashed its process or took too long stays there.
+Every file is read in a process that may take 3 GB and 20 seconds.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from fuzzing import damaged, outcome
+
+MEMORY_BYTES = 3 << 30
+SECONDS = 20
+BATCH = 100  # files per process: starting one costs more than reading
+
+
+def read_all(folder: Path, sources: list[Path], seeds: range, done: multiprocessing.Queue) -> None:
+    """Damage and read one file per seed; the last seed sent is the one that did not come back."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    for seed in seeds:
+        source = sources[seed % len(sources)]
+        target = folder / f"damaged{''.join(source.suffixes[-2:])[-8:]}"
+        target.write_bytes(damaged(source.read_bytes(), np.random.default_rng(seed)))
+        start = time.perf_counter()
+        try:
+            end = outcome(folder)
+        except BaseException as error:
+            end = f"{type(error).__name__}: {error}"[:200]
+        done.put((seed, end, time.perf_counter() - start))
+        target.unlink()
+
+
+def main(count: int, folder: Path, sources: list[Path]) -> None:
+    folder.mkdir(parents=True)
+    context = multiprocessing.get_context("spawn")
+    ends: Counter[str] = Counter()
+    slowest, next_seed = 0.0, 0
+    while next_seed < count:
+        done = context.Queue()
+        seeds = range(next_seed, min(next_seed + BATCH, count))
+        child = context.Process(target=read_all, args=(folder, sources, seeds, done))
+        child.start()
+        for seed in seeds:
+            if not (result := _wait(child, done)):
+                ends["crashed or hung"] += 1
+                print(f"seed {seed}: crashed or hung ({sources[seed % len(sources)]})", flush=True)
+                next_seed = seed + 1
+                break
+            _, end, seconds = result
+            slowest = max(slowest, seconds)
+            ends[end if end in ("read", "refused") else "traceback"] += 1
+            if end not in ("read", "refused"):
+                print(f"seed {seed}: {end} ({sources[seed % len(sources)]})", flush=True)
+            next_seed = seed + 1
+        child.kill()
+        child.join()
+    print(dict(ends), f"slowest {slowest:.2f} s")
+
+
+def _wait(child: multiprocessing.Process, done: multiprocessing.Queue) -> tuple | None:
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        try:
+            return done.get(timeout=0.5)
+        except Exception:
+            if not child.is_alive() and done.empty():
+                return None
+    return None
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]), [Path(one) for one in sys.argv[3:]])
