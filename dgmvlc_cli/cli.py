@@ -151,6 +151,10 @@ def preprocess(
         bool, typer.Option("--allow-not-hu", help="Go on where values do not look like HU.")
     ] = False,
     workers: WorkersOption = None,
+    dask: Annotated[
+        str | None,
+        typer.Option("--dask", help="Address of a Dask scheduler to work on, if installed."),
+    ] = None,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -170,7 +174,7 @@ def preprocess(
         "allow_not_hu": allow_not_hu or None,
     }
     ws, settings = _settings(workspace, scans=values)
-    run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
+    run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json, cluster=dask)
     _finish(stages.preprocess(ws, settings, run), as_json, workspace)
 
 
@@ -396,7 +400,14 @@ def _spacing(text: str) -> float | str:
         raise typer.BadParameter(f"{text!r} is neither a number of mm nor `native`") from None
 
 
-def _run(*, force: bool, dry_run: bool, as_json: bool, workers: int | None = None) -> Run:
+def _run(
+    *,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+    workers: int | None = None,
+    cluster: str | None = None,
+) -> Run:
     from dgmvlc_cli.parallel import available_cores
     from dgmvlc_cli.progress import Reporter, RichReporter
     from dgmvlc_cli.stages import Run
@@ -405,6 +416,7 @@ def _run(*, force: bool, dry_run: bool, as_json: bool, workers: int | None = Non
         force=force,
         dry_run=dry_run,
         workers=workers or available_cores(),
+        cluster=cluster,
         reporter=Reporter() if as_json else RichReporter(),
     )
 

@@ -50,7 +50,7 @@ def preprocess(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     _write_survey(ws, settings, found, identity)
     rows, failed = [], {}
     with run.reporter.track("preprocess", len(tasks)) as advance:
-        for outcome in parallel.run(prepare_scan, tasks, run.workers):
+        for outcome in parallel.run(prepare_scan, tasks, run.workers, run.cluster):
             task = outcome.item
             row = {"subject": task.subject, "source": task.source}
             if outcome.error is not None:
