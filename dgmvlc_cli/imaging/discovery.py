@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from dgmvlc_cli.imaging.dicom import (
 )
 from dgmvlc_cli.imaging.identity import Identity, SubjectRule
 from dgmvlc_cli.imaging.names import NIFTI_SUFFIXES, is_image_name, stem
-from dgmvlc_cli.imaging.stacking import Slice
+from dgmvlc_cli.imaging.stacking import Slice, difference
 from dgmvlc_cli.imaging.vocabulary import (
     DERIVED_TYPES,
     kernel_name,
@@ -414,7 +414,7 @@ def _dicom_scans(
     paths: Iterable[Path], root: Path, rule: SubjectRule, passed: list[PassedOver]
 ) -> list[Scan]:
     """CT series by patient, SeriesInstanceUID, size and orientation, over all folders."""
-    series: dict[tuple[Any, ...], list[_Member]] = defaultdict(list)
+    series: dict[tuple[str, str], list[list[_Member]]] = defaultdict(list)
     refused: dict[tuple[str, str], list[_Member]] = defaultdict(list)
     instances: set[str] = set()
     damaged: dict[Path, list[Path]] = defaultdict(list)
@@ -432,13 +432,22 @@ def _dicom_scans(
             passed.append(_left_out(path, "a copy of another slice of the series"))
         else:
             instances.add(instance)
-            series[(_patient(member.header), uid, *_layout(member.slices[0]))].append(member)
+            _add_to_its_like(series[_patient(member.header), uid], member)
     passed += [_refused(members, root, rule) for members in refused.values()]
-    whole = Counter(key[:2] for key, members in series.items() for _ in members)
     return [
-        _series_scan(members, damaged, root, rule, others=whole[key[:2]] - len(members))
-        for key, members in series.items()
+        _series_scan(members, number, sum(map(len, groups)) - len(members), damaged, root, rule)
+        for groups in series.values()
+        for number, members in enumerate(groups)
     ]
+
+
+def _add_to_its_like(groups: list[list[_Member]], member: _Member) -> None:
+    """Put a file to the slices of its size and orientation, or into a new group."""
+    for group in groups:
+        if not difference(group[0].slices[0], member.slices[0]):
+            group.append(member)
+            return
+    groups.append([member])
 
 
 def _read_member(path: Path) -> _Member:
@@ -457,12 +466,6 @@ def _uid(header: Dataset, path: Path) -> str:
 
 def _patient(header: Dataset) -> str:
     return str(header.get("PatientID", "") or "").strip()
-
-
-def _layout(one: Slice) -> tuple[Any, ...]:
-    """What all slices of a volume share: size, orientation and pixel spacing."""
-    numbers = np.round([*one.row, *one.column, *one.pixel_mm], 2) + 0.0
-    return (*one.rows_cols, *numbers.tolist())
 
 
 def _refused(members: list[_Member], root: Path, rule: SubjectRule) -> PassedOver:
@@ -485,12 +488,13 @@ def _refused(members: list[_Member], root: Path, rule: SubjectRule) -> PassedOve
 
 def _series_scan(
     members: list[_Member],
+    number: int,
+    others: int,
     damaged: dict[Path, list[Path]],
     root: Path,
     rule: SubjectRule,
-    others: int,
 ) -> Scan:
-    """others: slices under the same series UID that are of another size or orientation."""
+    """others: files under the same series UID of another size or orientation, grouped by number."""
     first = members[0]
     files = tuple(one.path for one in members)
     uid, patient = _uid(first.header, first.path), _patient(first.header)
@@ -499,7 +503,7 @@ def _series_scan(
         path=first.path.parent,
         kind="dicom",
         files=files,
-        key=f"{patient}/{uid}/{'x'.join(map(str, _layout(first.slices[0])))}",
+        key=f"{patient}/{uid}/{number}",
         size=sum(path.stat().st_size for path in files),
         unreadable=tuple(
             bad for place in sorted({p.parent for p in files}) for bad in damaged[place]

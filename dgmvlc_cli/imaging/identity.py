@@ -97,7 +97,8 @@ class Identity:
 
     def _digest(self, what: str, text: str) -> str:
         code = hmac.new(self.secret, f"{what}:{text}".encode(), hashlib.sha256).hexdigest()
-        return code[:LABEL_DIGITS]
+        # A letter first: digits with an `e` among them would be read as a number elsewhere.
+        return what[0] + code[:LABEL_DIGITS]
 
 
 def load_identity(key: Path, wanted: bool | None, *, from_dicom: bool) -> Identity:

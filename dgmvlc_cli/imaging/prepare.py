@@ -28,6 +28,9 @@ from dgmvlc_cli.imaging.volume import (
     resample_labels,
 )
 
+# Sinuses, bowel or the lung bases of an abdominal scan: no scan to study lungs in.
+LEAST_LUNG_ML = 300.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Handling:
@@ -80,9 +83,10 @@ def prepare(scan: Scan, handling: Handling, masks: MaskFiles | None = None) -> P
         found = segment_with(handling.segmenter, source)
     else:
         found = given_labels(masks, source, handling.mask_labels)
-    if not np.isin(found, LUNGS).any():
+    lung_ml = float(np.isin(found, LUNGS).sum()) * source.voxel_ml
+    if lung_ml < LEAST_LUNG_ML:
         raise DgmvlcError(
-            f"{scan.path}: no lung found",
+            f"{scan.path}: no lung found" + (f" but {lung_ml:.0f} mL of gas" if lung_ml else ""),
             "Look whether it is a chest CT with lungs in its field of view; or give a mask.",
         )
     facts = {"kind": scan.kind, "slices": source.hu.shape[0], **reading.facts}

@@ -130,24 +130,31 @@ def tilt_degrees(slices: Sequence[Slice]) -> float:
     return float(np.degrees(np.arccos(np.clip(run @ slices[0].normal / length, -1.0, 1.0))))
 
 
+def difference(one: Slice, other: Slice) -> str:
+    """How two slices differ that cannot be of one volume; empty if they can."""
+    if one.rows_cols != other.rows_cols:
+        return f"size {one.rows_cols} differs from {other.rows_cols}"
+    if not np.allclose(one.pixel_mm, other.pixel_mm, atol=SPACING_TOLERANCE_MM):
+        return f"pixel spacing {one.pixel_mm} differs from {other.pixel_mm}"
+    turn = np.abs(np.r_[one.row - other.row, one.column - other.column]).max()
+    if turn > DIRECTION_TOLERANCE:
+        return f"orientation {_cosines(one)} differs from {_cosines(other)}"
+    return ""
+
+
+def _cosines(one: Slice) -> list[float]:
+    return [round(float(value), 4) for value in (*one.row, *one.column)]
+
+
 def _require_consistent(slices: Sequence[Slice]) -> None:
     """Refuse a mixture of sizes, pixel spacings or orientations."""
     first = slices[0]
     for one in slices[1:]:
-        if one.rows_cols != first.rows_cols:
-            _mixture(first, one, "size", first.rows_cols, one.rows_cols)
-        if not np.allclose(one.pixel_mm, first.pixel_mm, atol=SPACING_TOLERANCE_MM):
-            _mixture(first, one, "pixel spacing", first.pixel_mm, one.pixel_mm)
-        turn = np.abs(np.r_[one.row - first.row, one.column - first.column]).max()
-        if turn > DIRECTION_TOLERANCE:
-            _mixture(first, one, "orientation", first.row.tolist(), one.row.tolist())
-
-
-def _mixture(first: Slice, other: Slice, what: str, expected: object, got: object) -> None:
-    raise DgmvlcError(
-        f"{other.path}: {what} {got} differs from {expected} in {first.name}",
-        "Keep one series per folder; these slices belong to different ones.",
-    )
+        if found := difference(one, first):
+            raise DgmvlcError(
+                f"{one.path}: {found} in {first.name}",
+                "Keep one series per folder; these slices belong to different ones.",
+            )
 
 
 def _without_copies(

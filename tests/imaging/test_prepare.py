@@ -131,3 +131,10 @@ def test_a_series_and_the_same_scan_as_nrrd_give_the_same(real_data):
     assert series.facts["lung_volume_ml"] == pytest.approx(4550, rel=0.05)
     assert series.facts["mean_lung_hu"] == pytest.approx(-874, abs=5)
     assert series.warnings == []
+
+
+@pytest.mark.parametrize("name", ["dicom_tilt_gap", "dicom_lung_bases"])
+def test_a_head_or_a_belly_is_no_chest(name, real_data):
+    scan = next(one for one in survey(real_data(name)).scans if one.kind == "dicom")
+    with pytest.raises(DgmvlcError, match=r"no lung found but \d+ mL of gas"):
+        prepare(scan, Handling())
