@@ -105,10 +105,10 @@ def prepare_scan(task: ScanTask) -> dict[str, Any]:
     sidecar.invalidate()
     write_volume(ws.ct_path(subject), prepared.volume)
     write_labels(ws.mask_path(subject), prepared.labels, prepared.volume)
-    draw_qc(prepared.volume, prepared.labels, ws.qc_path(subject))
     warnings = prepared.warnings
     if not task.source:
         warnings = [_scrubbed(warning, task) for warning in warnings]
+    draw_qc(prepared.volume, prepared.labels, ws.qc_path(subject), warnings)
     sidecar.write(
         seconds=clock.seconds,
         facts=prepared.facts,
