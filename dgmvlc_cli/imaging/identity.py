@@ -116,8 +116,16 @@ def load_identity(key: Path, wanted: bool | None, *, from_dicom: bool) -> Identi
 
 
 def workspace_identity(key: Path, wanted: bool | None) -> Identity:
-    """The identity that `preprocess` has settled; plain names before it has run."""
-    return load_identity(key, wanted, from_dicom=False) if key.exists() else Identity()
+    """The identity that `preprocess` has settled; plain names where it has settled none.
+
+    Raises DgmvlcError where pseudonyms are wanted but not made yet.
+    """
+    if wanted and not key.exists():
+        raise DgmvlcError(
+            f"The pseudonyms of this workspace are not made yet ({key} is missing).",
+            "Run `dgmvlc preprocess` first.",
+        )
+    return load_identity(key, wanted, from_dicom=False)
 
 
 def read_key(key: Path) -> dict[str, Any]:

@@ -8,13 +8,24 @@ from dataclasses import replace
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
+from conftest import Series
 from enhanced import write_enhanced
 from scipy import ndimage
 
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.imaging.dicom import LOSSY_SYNTAXES, read_series
 from dgmvlc_cli.imaging.discovery import survey
-from dgmvlc_cli.imaging.volume import AIR_HU, read_volume
+from dgmvlc_cli.imaging.lungs import segment
+from dgmvlc_cli.imaging.volume import (
+    AIR_HU,
+    LUNGS,
+    Grid,
+    Volume,
+    image_of,
+    read_volume,
+    resample_image,
+)
 
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 
@@ -328,3 +339,45 @@ def test_an_enhanced_file_gives_the_volume_of_its_frames(compressed, tmp_path, r
     tissue = expected > -1000
     np.testing.assert_allclose(reading.volume.hu[tissue], expected[tissue])
     assert reading.volume.spacing_mm == pytest.approx((2.0, 1.5, 1.25))
+
+
+@pytest.mark.parametrize("tilt_degrees", [0.0, 20.0])
+def test_a_tilted_irregular_series_of_the_real_chest_has_its_lungs(
+    tilt_degrees, real_data, tmp_path
+):
+    volume = read_volume(real_data("ct64/ct-64.nrrd"))
+    whole = lung_facts(volume)
+    angle = np.deg2rad(tilt_degrees)
+    column = np.array([0.0, np.cos(angle), np.sin(angle)])
+    heights = np.cumsum([0.0, *([3.2] * 60), *([4.4] * 60)]) - 60.0
+    corner = np.array(volume.origin_mm)
+    positions = corner + heights[:, None] * np.array([0.0, 0.0, 1.0])
+    normal = np.cross([1.0, 0.0, 0.0], column)
+    axes = np.stack([[1.0, 0.0, 0.0], column, normal], axis=1)
+    planes = []
+    for place in positions:
+        plane = Grid(
+            shape=(1, 70, 64),
+            spacing_mm=(1.0, volume.spacing_mm[1], volume.spacing_mm[2]),
+            origin_mm=tuple(place),
+            direction=tuple(axes.ravel()),
+        )
+        image = image_of(volume.hu, volume)
+        planes.append(resample_image(image, plane, sitk.sitkBSpline, -1000.0)[0])
+    series = Series(
+        np.rint(planes).astype(int) + 1024,
+        orientation=(1.0, 0.0, 0.0, *column),
+        positions=positions,
+        tags={"PixelSpacing": list(volume.spacing_mm[1:])},
+    )
+    reading = read_series(series.write(tmp_path))
+    assert reading.facts.get("tilt_degrees", 0.0) == pytest.approx(tilt_degrees, abs=0.01)
+    lung_ml, mean_hu = lung_facts(reading.volume)
+    assert lung_ml == pytest.approx(whole[0], rel=0.01)
+    assert mean_hu == pytest.approx(whole[1], abs=4)
+
+
+def lung_facts(volume: Volume) -> tuple[float, float]:
+    """Volume in mL and mean HU of the lungs."""
+    lungs = np.isin(segment(volume), LUNGS)
+    return float(lungs.sum()) * volume.voxel_ml, float(volume.hu[lungs].mean())

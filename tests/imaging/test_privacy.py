@@ -125,6 +125,15 @@ def test_names_are_kept_where_pseudonyms_are_turned_off(clinic):
     assert leaks(study, [PLANTED])
 
 
+def test_pseudonyms_that_are_wanted_but_not_made_stop_describe(clinic):
+    study = clinic / "early"
+    dgmvlc("init", str(clinic / "scans"), str(clinic / "clinical.csv"), "-w", str(study))
+    settings = study / "dgmvlc.toml"
+    settings.write_text(settings.read_text().replace("[scans]", "[scans]\npseudonyms = true"))
+    assert "dgmvlc preprocess" in dgmvlc("describe", "-w", str(study), expect=1).stderr
+    assert not (study / "text").exists()
+
+
 def test_a_pseudonym_depends_on_the_secret_and_the_id_alone():
     one, other = Identity(secret=b"a" * 32), Identity(secret=b"b" * 32)
     assert one.subject("P1") == one.subject("P1") != other.subject("P1")
