@@ -26,6 +26,7 @@ from dgmvlc_cli.imaging.names import NIFTI_SUFFIXES, is_image_name, stem
 from dgmvlc_cli.imaging.stacking import Slice, difference
 from dgmvlc_cli.imaging.vocabulary import (
     DERIVED_TYPES,
+    UNLIKE_INSPIRATION,
     kernel_name,
     known_types,
     known_words,
@@ -67,6 +68,11 @@ class Traits:
     @property
     def derived(self) -> bool:
         return bool(DERIVED_TYPES & set(self.image_type.split("/")))
+
+    @property
+    def breath(self) -> str:
+        """The word that says expiratory or prone; empty if there is none."""
+        return next((word for word in self.words.split() if word in UNLIKE_INSPIRATION), "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,8 +194,9 @@ class Criterion(NamedTuple):
 def preference(scan: Scan, tallest_mm: float) -> tuple[Criterion, ...]:
     """What decides between the series of a subject, from the weightiest criterion on.
 
-    Covers (nearly) as much of the body as any; original, not derived; axial; without lossy
-    compression; without contrast medium; a smooth kernel; thin slices; many; many bytes.
+    Covers (nearly) as much of the body as any; original, not derived; axial; not expiratory or
+    prone by its description; without lossy compression; without contrast medium; a smooth kernel;
+    thin slices; many; many bytes.
     """
     one = scan.traits
     edge = sharpness(one.kernel)
@@ -197,6 +204,7 @@ def preference(scan: Scan, tallest_mm: float) -> tuple[Criterion, ...]:
         Criterion(one.height_mm < COVERING * tallest_mm, f"covers {one.height_mm:.0f} mm"),
         Criterion(one.derived, "derived" if one.derived else "original"),
         Criterion(one.plane not in ("", "axial"), one.plane or "of unknown plane"),
+        Criterion(bool(one.breath), one.breath or "not expiratory"),
         Criterion(bool(one.lossy), "compressed with loss" if one.lossy else "without loss"),
         Criterion(bool(one.contrast), "with contrast" if one.contrast else "without contrast"),
         Criterion(
@@ -416,7 +424,7 @@ def _dicom_scans(
     """CT series by patient, SeriesInstanceUID, size and orientation, over all folders."""
     series: dict[tuple[str, str], list[list[_Member]]] = defaultdict(list)
     refused: dict[tuple[str, str], list[_Member]] = defaultdict(list)
-    instances: set[str] = set()
+    instances: set[tuple[Any, ...]] = set()
     damaged: dict[Path, list[Path]] = defaultdict(list)
     for path in filter(_claims_dicom, paths):
         try:
@@ -425,7 +433,7 @@ def _dicom_scans(
             damaged[path.parent].append(path)
             passed.append(_left_out(path, error.message.removeprefix(f"{path}: ")))
             continue
-        uid, instance = _uid(member.header, path), str(member.header.get("SOPInstanceUID", path))
+        uid, instance = _uid(member.header, path), _instance(member)
         if member.refusal:
             refused[uid, member.refusal].append(member)
         elif instance in instances:
@@ -439,6 +447,13 @@ def _dicom_scans(
         for groups in series.values()
         for number, members in enumerate(groups)
     ]
+
+
+def _instance(member: _Member) -> tuple[Any, ...]:
+    """What copies share: the instance's UID, which careless anonymisers repeat, and the place."""
+    uid = str(member.header.get("SOPInstanceUID", member.path))
+    places = [tuple(np.round(one.position_mm, 2).tolist()) for one in member.slices[:1]]
+    return uid, *places
 
 
 def _add_to_its_like(groups: list[list[_Member]], member: _Member) -> None:

@@ -33,6 +33,8 @@ DESCRIPTION_WORDS = frozenset(
      "topogram", "venous", "wo", "with", "without"}
 )  # fmt: skip
 MOST_WORDS = 8
+# What changes the density of a lung by more than any exposure does.
+UNLIKE_INSPIRATION = frozenset({"exp", "expiration", "expiratory", "prone"})
 SMOOTH_KERNELS = frozenset({"SOFT", "STANDARD", "STD", "STD+", "CHST", "A", "B", "C"})
 SHARP_KERNELS = frozenset(
     {"LUNG", "BONE", "BONEPLUS", "DETAIL", "EDGE", "D", "E", "L", "YA", "YB", "YC", "YD"}

@@ -90,6 +90,13 @@ def test_two_series_in_one_folder_are_told_apart(ramp, tmp_path):
     ]
 
 
+def test_slices_that_share_one_instance_uid_are_no_copies(ramp, tmp_path, rewrite):
+    for path in ramp.write(tmp_path):
+        rewrite(path, SOPInstanceUID="1.2.3.4.1")
+    found = survey(tmp_path)
+    assert len(found.scans[0].files) == 8 and found.passed_over == []
+
+
 def test_what_is_no_ct_slice_is_listed_with_its_reason(ramp, tmp_path, rewrite):
     files = ramp.write(tmp_path)
     (tmp_path / "copy.dcm").write_bytes(files[0].read_bytes())
@@ -138,6 +145,7 @@ def series_of(ramp, folder, uid, **changes):
     ("tags", "said"),
     [
         ({"ImageType": ["DERIVED", "SECONDARY", "MPR"]}, "derived; the chosen series: original"),
+        ({"SeriesDescription": "Thorax EXP"}, "exp; the chosen series: not expiratory"),
         ({"ContrastBolusAgent": "Ultravist"}, "with contrast; the chosen series: without contrast"),
         (
             {"ConvolutionKernel": "LUNG"},
