@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -86,11 +87,14 @@ def read_series(
     slices = in_order([one for path, h in headers.items() for one in slices_of(path, h)])
     _require_believable_size(slices)
     hu, damaged = _decode_all(slices)
-    if len(damaged) > min(MOST_LOST * len(slices), max_missing):
-        raise _undecodable(damaged[0])
-    kept = [one for one in slices if not any(one is bad for bad in damaged)]
-    bad = [*(path.name for path in unreadable), *(one.name for one in damaged)]
-    stacked = stack(kept, hu, max_missing=max_missing, unreadable=bad)
+    if _longest_run(damaged) > max_missing or sum(damaged) > max(
+        MOST_LOST * len(slices), max_missing
+    ):
+        raise _undecodable(slices[damaged.index(True)])
+    kept = [one for one, bad in zip(slices, damaged, strict=True) if not bad]
+    lost = [one.name for one, bad in zip(slices, damaged, strict=True) if bad]
+    lost += [path.name for path in unreadable]
+    stacked = stack(kept, hu, max_missing=max_missing, unreadable=lost)
     notes = [f"compressed with loss ({name}): HU are not those of the scanner" for name in lossy]
     return Reading(
         volume=volume_on_grid(stacked.hu, stacked.grid),
@@ -312,19 +316,22 @@ def _require_believable_size(slices: Sequence[Slice]) -> None:
         )
 
 
-def _decode_all(slices: Sequence[Slice]) -> tuple[np.ndarray, list[Slice]]:
-    """HU (n, rows, columns) of the slices that can be read, and those that cannot."""
+def _decode_all(slices: Sequence[Slice]) -> tuple[np.ndarray, list[bool]]:
+    """HU (n, rows, columns) of the slices that can be read, and of each whether it cannot."""
     hu = np.empty((len(slices), *slices[0].rows_cols), np.float32)
-    damaged: list[Slice] = []
     frames: dict[Path, list[np.ndarray]] = {}
-    good = 0
+    damaged: list[bool] = []
     for one in slices:
         try:
-            hu[good] = _decode(one, frames)
-            good += 1
+            hu[len(damaged) - sum(damaged)] = _decode(one, frames)
+            damaged.append(False)
         except DgmvlcError:
-            damaged.append(one)
-    return hu[:good], damaged
+            damaged.append(True)
+    return hu[: len(damaged) - sum(damaged)], damaged
+
+
+def _longest_run(flags: Sequence[bool]) -> int:
+    return max((len(list(group)) for flag, group in itertools.groupby(flags) if flag), default=0)
 
 
 def _decode(one: Slice, frames: dict[Path, list[np.ndarray]]) -> np.ndarray:

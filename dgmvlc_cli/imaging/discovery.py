@@ -1,10 +1,9 @@
-"""Which series lie under a folder, whose they are, which one is taken, and why not the others."""
+"""Which series lie under a folder, and whose they are."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +11,8 @@ import numpy as np
 import SimpleITK as sitk
 from pydicom.dataset import Dataset
 
-from dgmvlc_cli.errors import DgmvlcError, UsageError
+from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.imaging.choosing import choose
 from dgmvlc_cli.imaging.dicom import (
     image_type,
     lossy_compression,
@@ -23,15 +23,9 @@ from dgmvlc_cli.imaging.dicom import (
 )
 from dgmvlc_cli.imaging.identity import Identity, SubjectRule
 from dgmvlc_cli.imaging.names import NIFTI_SUFFIXES, is_image_name, stem
+from dgmvlc_cli.imaging.scans import PassedOver, Scan, Survey, Traits, below, passed_over
 from dgmvlc_cli.imaging.stacking import Slice, difference
-from dgmvlc_cli.imaging.vocabulary import (
-    DERIVED_TYPES,
-    UNLIKE_INSPIRATION,
-    kernel_name,
-    known_types,
-    known_words,
-    sharpness,
-)
+from dgmvlc_cli.imaging.vocabulary import kernel_name, known_types, known_words
 from dgmvlc_cli.imaging.volume import data_files, image_header, read_image
 
 MASK_WORDS = ("mask", "label", "seg", "lobes", "lung-", "lung_", "lungs-", "lungs_", "wholelung",
@@ -40,86 +34,6 @@ MASK_TYPES = (sitk.sitkUInt8, sitk.sitkInt8, sitk.sitkUInt16, sitk.sitkUInt32, s
 MASK_MAX_VALUES = 64  # more distinct values than any label map of the thorax has in use
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 PLANES = ("sagittal", "coronal", "axial")  # by the axis of LPS along which slices are stacked
-COVERING = 0.8  # of the tallest series of a subject
-
-
-@dataclass(frozen=True, kw_only=True)
-class Traits:
-    """What a series is like; nothing in it can name a patient.
-
-    height_mm: extent along the body.  gap_mm: median distance between slices.
-    kernel, words, image_type: only what `vocabulary` knows.  contrast: whether one was given.
-    """
-
-    modality: str = ""
-    image_type: str = ""
-    plane: str = ""
-    slices: int = 0
-    rows: int = 0
-    columns: int = 0
-    gap_mm: float = 0.0
-    thickness_mm: float | None = None
-    height_mm: float = 0.0
-    kernel: str = ""
-    contrast: bool | None = None
-    lossy: str = ""
-    words: str = ""
-
-    @property
-    def derived(self) -> bool:
-        return bool(DERIVED_TYPES & set(self.image_type.split("/")))
-
-    @property
-    def breath(self) -> str:
-        """The word that says expiratory or prone; empty if there is none."""
-        return next((word for word in self.words.split() if word in UNLIKE_INSPIRATION), "")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scan:
-    """One CT of one subject.
-
-    path: the image file, or the folder of the first slice.  kind: nifti, nrrd, mha or dicom.
-    files: all files that make up the scan.  size: bytes of them all.
-    unreadable: damaged DICOM files in the same folder, which may be slices of it.
-    key: what tells it from all others, a series UID or a path.  notes: sentences for the user.
-    """
-
-    subject: str
-    path: Path
-    kind: str
-    files: tuple[Path, ...]
-    key: str = ""
-    size: int = 0
-    unreadable: tuple[Path, ...] = ()
-    traits: Traits = Traits()
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class PassedOver:
-    """A series or file that is not worked on, and why.  subject: empty where it has none."""
-
-    path: Path
-    reason: str
-    subject: str = ""
-    kind: str = ""
-    files: tuple[Path, ...] = ()
-    key: str = ""
-    traits: Traits = Traits()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Survey:
-    """What lies under a folder: the chosen scans in order of subject, and all the rest."""
-
-    root: Path
-    scans: list[Scan] = field(default_factory=list)
-    passed_over: list[PassedOver] = field(default_factory=list)
-
-    @property
-    def all(self) -> list[Scan | PassedOver]:
-        return [*self.scans, *self.passed_over]
 
 
 def survey(
@@ -149,7 +63,7 @@ def collect(root: Path, exclude: Iterable[Path] = (), rule: SubjectRule | None =
     found = [*_image_scans(images, root, rule, passed), *_dicom_scans(others, root, rule, passed)]
     scans = [scan for scan in found if scan.subject]
     passed += [
-        _passed(scan, f"no subject id by the rule `{rule.source}`")
+        passed_over(scan, f"no subject id by the rule `{rule.source}`")
         for scan in found
         if not scan.subject
     ]
@@ -161,151 +75,6 @@ def collect(root: Path, exclude: Iterable[Path] = (), rule: SubjectRule | None =
             "Give the folder that holds NIfTI, NRRD, MHA/MHD files or DICOM series.",
         )
     return Survey(root=root, scans=scans, passed_over=passed)
-
-
-def choose(found: Survey, overrides: Mapping[str, str], identity: Identity) -> Survey:
-    """The survey with one scan per subject, all others passed over with the reason."""
-    by_subject = defaultdict(list)
-    for scan in found.scans:
-        by_subject[scan.subject].append(scan)
-    _require_known(overrides, by_subject, identity)
-    chosen, passed = [], list(found.passed_over)
-    for subject, scans in sorted(by_subject.items()):
-        wanted = overrides.get(subject, overrides.get(identity.subject(subject)))
-        if wanted is None:
-            first, others = _prefer(scans)
-        else:
-            first = _named(wanted, scans, found.root, identity)
-            others = [(one, "another was named in dgmvlc.toml") for one in scans if one != first]
-        chosen.append(first)
-        passed += [_passed(one, reason) for one, reason in others]
-    return Survey(
-        root=found.root, scans=chosen, passed_over=sorted(passed, key=lambda one: str(one.path))
-    )
-
-
-class Criterion(NamedTuple):
-    """A rank by which series are compared (the lower, the better), and what it means in words."""
-
-    rank: float
-    words: str
-
-
-def preference(scan: Scan, tallest_mm: float) -> tuple[Criterion, ...]:
-    """What decides between the series of a subject, from the weightiest criterion on.
-
-    Covers (nearly) as much of the body as any; original, not derived; axial; not expiratory or
-    prone by its description; without lossy compression; without contrast medium; a smooth kernel;
-    thin slices; many; many bytes.
-    """
-    one = scan.traits
-    edge = sharpness(one.kernel)
-    return (
-        Criterion(one.height_mm < COVERING * tallest_mm, f"covers {one.height_mm:.0f} mm"),
-        Criterion(one.derived, "derived" if one.derived else "original"),
-        Criterion(one.plane not in ("", "axial"), one.plane or "of unknown plane"),
-        Criterion(bool(one.breath), one.breath or "not expiratory"),
-        Criterion(bool(one.lossy), "compressed with loss" if one.lossy else "without loss"),
-        Criterion(bool(one.contrast), "with contrast" if one.contrast else "without contrast"),
-        Criterion(
-            {"smooth": 0, "": 1, "sharp": 2}[edge], f"{edge or 'unknown'} kernel {one.kernel}"
-        ),
-        Criterion(round(one.gap_mm, 2), f"gaps of {one.gap_mm:.2f} mm"),
-        Criterion(-one.slices, f"{one.slices} slices"),
-        Criterion(-scan.size, f"{scan.size} bytes"),
-    )
-
-
-def _prefer(scans: list[Scan]) -> tuple[Scan, list[tuple[Scan, str]]]:
-    """The best scan, and the others with what decided against them."""
-    tallest = max(scan.traits.height_mm for scan in scans)
-    ranks = {scan.key: preference(scan, tallest) for scan in scans}
-    first, *rest = sorted(
-        scans, key=lambda scan: ([one.rank for one in ranks[scan.key]], str(scan.path))
-    )
-    return first, [(one, _against(ranks[one.key], ranks[first.key])) for one in rest]
-
-
-def _against(these: tuple[Criterion, ...], those: tuple[Criterion, ...]) -> str:
-    for this, that in zip(these, those, strict=True):
-        if this.rank != that.rank:
-            return f"{this.words.strip()}; the chosen series: {that.words.strip()}"
-    return "equal to the chosen series by every rule; the first by path was taken"
-
-
-def _named(wanted: str, scans: list[Scan], root: Path, identity: Identity) -> Scan:
-    """The series of a subject that dgmvlc.toml names."""
-    fitting = [scan for scan in scans if identity.series(scan.key) == wanted] or [
-        scan for scan in scans if _below(scan.path, root).as_posix() == wanted
-    ]
-    if len(fitting) == 1:
-        return fitting[0]
-    labels = ", ".join(identity.series(scan.key) for scan in scans)
-    raise UsageError(
-        f"[scans.choose] names {wanted!r}, which fits {len(fitting)} series of its subject.",
-        f"The subject has: {labels} (see series.tsv).",
-    )
-
-
-def _require_known(
-    overrides: Mapping[str, str], subjects: Iterable[str], identity: Identity
-) -> None:
-    known = {name for one in subjects for name in (one, identity.subject(one))}
-    unknown = sorted(set(overrides) - known)
-    if unknown:
-        raise UsageError(
-            f"[scans.choose] names a subject {unknown[0]!r} that has no scan.",
-            "Take the names from the column `subject` of series.tsv.",
-        )
-
-
-def series_rows(found: Survey, identity: Identity) -> list[dict[str, Any]]:
-    """Rows of series.tsv: every series and file, chosen or not, and why.
-
-    Paths are given relative to the scans, and not at all where names are pseudonyms.
-    """
-    rows = [_row(one, "yes", "", found.root, identity) for one in found.scans] + [
-        _row(one, "no", one.reason, found.root, identity) for one in found.passed_over
-    ]
-    return sorted(rows, key=lambda row: (row["subject"] == "", row["subject"], row["series"]))
-
-
-def _row(
-    one: Scan | PassedOver, chosen: str, reason: str, root: Path, identity: Identity
-) -> dict[str, Any]:
-    path = "" if identity.pseudonymous else _below(one.path, root).as_posix()
-    traits = {name: getattr(one.traits, name) for name in Traits.__dataclass_fields__}
-    return {
-        "subject": identity.subject(one.subject) if one.subject else "",
-        "series": identity.series(one.key or str(one.path)),
-        "chosen": chosen,
-        "reason": reason,
-        "kind": one.kind,
-        "files": max(len(one.files), 1),
-        **traits,
-        "path": path,
-    }
-
-
-def series_paths(found: Survey, identity: Identity) -> dict[str, str]:
-    """Label of each series -> its path, for the key file."""
-    return {identity.series(one.key or str(one.path)): str(one.path) for one in found.all}
-
-
-def _passed(scan: Scan, reason: str) -> PassedOver:
-    return PassedOver(
-        path=scan.path,
-        reason=reason,
-        subject=scan.subject,
-        kind=scan.kind,
-        files=scan.files,
-        key=scan.key,
-        traits=scan.traits,
-    )
-
-
-def _below(path: Path, root: Path) -> Path:
-    return path.relative_to(root) if path != root and path.is_relative_to(root) else Path(path.name)
 
 
 def _files(root: Path, exclude: list[Path]) -> tuple[list[Path], list[Path]]:
@@ -344,7 +113,7 @@ def _image_scans(
             path=path,
             kind=_kind(path.name),
             files=(path, *data_files(path)),
-            key=_below(path, root).as_posix(),
+            key=below(path, root).as_posix(),
             size=path.stat().st_size,
             traits=_image_traits(path),
         )
@@ -354,10 +123,10 @@ def _image_scans(
 
 def _image_subject(path: Path, root: Path, rule: SubjectRule, shared: bool) -> str:
     """By the rule; where several folders hold files of one name, the folders are the subjects."""
-    below = _below(path, root)
-    if rule.source == "auto" and shared and len(below.parts) > 1:
-        return "_".join(below.parts[:-1])
-    return rule.subject(below)
+    place = below(path, root)
+    if rule.source == "auto" and shared and len(place.parts) > 1:
+        return "_".join(place.parts[:-1])
+    return rule.subject(place)
 
 
 def _image_traits(path: Path) -> Traits:
@@ -489,7 +258,7 @@ def _refused(members: list[_Member], root: Path, rule: SubjectRule) -> PassedOve
     return PassedOver(
         path=path,
         reason=reason,
-        subject=rule.subject(_below(path, root), patient=_patient(header), uid=uid, dicom=True),
+        subject=rule.subject(below(path, root), patient=_patient(header), uid=uid, dicom=True),
         kind="dicom",
         files=tuple(one.path for one in members),
         key=f"{uid}/{reason}",
@@ -514,7 +283,7 @@ def _series_scan(
     files = tuple(one.path for one in members)
     uid, patient = _uid(first.header, first.path), _patient(first.header)
     return Scan(
-        subject=rule.subject(_below(first.path, root), patient=patient, uid=uid, dicom=True),
+        subject=rule.subject(below(first.path, root), patient=patient, uid=uid, dicom=True),
         path=first.path.parent,
         kind="dicom",
         files=files,

@@ -10,10 +10,10 @@ import numpy as np
 
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.imaging.dicom import read_series
-from dgmvlc_cli.imaging.discovery import Scan
 from dgmvlc_cli.imaging.hounsfield import peaks, why_not_hu
 from dgmvlc_cli.imaging.lungs import check_labels
 from dgmvlc_cli.imaging.masks import AUTO, MaskFiles, given_labels
+from dgmvlc_cli.imaging.scans import Scan
 from dgmvlc_cli.imaging.segmenters import segment_with
 from dgmvlc_cli.imaging.volume import (
     LUNGS,

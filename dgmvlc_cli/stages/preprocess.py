@@ -17,10 +17,10 @@ from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace, slug
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dgmvlc_cli.imaging.discovery import Scan, Survey
     from dgmvlc_cli.imaging.identity import Identity, SubjectRule
     from dgmvlc_cli.imaging.masks import MaskFiles
     from dgmvlc_cli.imaging.prepare import Handling
+    from dgmvlc_cli.imaging.scans import Scan, Survey
 
 
 OUTPUT_FOLDERS = ("images", "models", "counterfactuals", "analysis", "restored")
@@ -68,7 +68,8 @@ def preprocess(ws: Workspace, settings: Settings, run: Run) -> StageResult:
 
 def find_scans(ws: Workspace, settings: Settings) -> tuple[Survey, Identity]:
     """The chosen scans and all other series, and the names that the workspace gives them."""
-    from dgmvlc_cli.imaging.discovery import choose, collect
+    from dgmvlc_cli.imaging.choosing import choose
+    from dgmvlc_cli.imaging.discovery import collect
     from dgmvlc_cli.imaging.identity import load_identity
 
     made = [ws.root / name for name in OUTPUT_FOLDERS]
@@ -227,7 +228,7 @@ def _cell(value: Any) -> Any:
 
 def _write_survey(ws: Workspace, settings: Settings, found: Survey, identity: Identity) -> None:
     """series.tsv, and the key where the names in it are pseudonyms."""
-    from dgmvlc_cli.imaging.discovery import series_paths, series_rows
+    from dgmvlc_cli.imaging.choosing import series_paths, series_rows
     from dgmvlc_cli.imaging.identity import save_key
 
     workspace.write_table(ws.series_path, pd.DataFrame(series_rows(found, identity)))

@@ -210,6 +210,17 @@ def test_a_file_without_its_pixels_is_a_missing_slice(ramp, tmp_path):
         read_series(files, max_missing=0)
 
 
+def test_files_without_pixels_at_an_end_do_not_shorten_the_scan_unseen(ramp, tmp_path):
+    files = replace(ramp, stored=np.repeat(ramp.stored, 4, axis=0)).write(tmp_path)
+    for path in files[-2:]:
+        path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DgmvlcError, match=r"I030.dcm: its pixels cannot be read"):
+        read_series(files)
+    reading = read_series(files, max_missing=2)
+    assert reading.volume.hu.shape[0] == 30
+    assert "I030.dcm, I031.dcm" in reading.notes[-1]
+
+
 @pytest.mark.parametrize("size", [(60000, 60000), (8000, 8000), (0, 6)])
 def test_an_absurd_size_is_refused_before_memory_is_taken(size, ramp, tmp_path, rewrite):
     files = ramp.write(tmp_path)

@@ -8,7 +8,8 @@ import pytest
 import SimpleITK as sitk
 
 from dgmvlc_cli.errors import DgmvlcError, UsageError
-from dgmvlc_cli.imaging.discovery import series_rows, survey
+from dgmvlc_cli.imaging.choosing import series_rows
+from dgmvlc_cli.imaging.discovery import survey
 from dgmvlc_cli.imaging.identity import Identity, SubjectRule
 
 
