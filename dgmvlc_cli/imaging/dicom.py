@@ -87,9 +87,8 @@ def read_series(
     slices = in_order([one for path, h in headers.items() for one in slices_of(path, h)])
     _require_believable_size(slices)
     hu, damaged = _decode_all(slices)
-    if _longest_run(damaged) > max_missing or sum(damaged) > max(
-        MOST_LOST * len(slices), max_missing
-    ):
+    most = min(max(MOST_LOST * len(slices), max_missing), len(slices) - 1)
+    if _longest_run(damaged) > max_missing or sum(damaged) > most:
         raise _undecodable(slices[damaged.index(True)])
     kept = [one for one, bad in zip(slices, damaged, strict=True) if not bad]
     lost = [one.name for one, bad in zip(slices, damaged, strict=True) if bad]

@@ -30,6 +30,9 @@ SCANNER_FLOOR_HU = -1024.0
 WRAPPED_PADDING_HU = (65536.0 - 6000.0, 65536.0 - 1024.0)
 NIFTI_FLOATS = {"16": "f4", "64": "f8"}  # number types by their NIfTI datatype code
 BLOCK_BYTES = 1 << 20
+NIFTI_MAGIC_AT = 344  # bytes into the header
+METAIMAGE_KEYS = ("NDims", "DimSize", "ElementType", "ElementDataFile")
+METAIMAGE_HEADER_BYTES = 1 << 16
 MOST_LABELS = 65535
 MOST_COMPRESSION = 1100  # deflate cannot do better than 1032 : 1
 # A filter whose full width at half maximum is f has a standard deviation of f / 2.3548.
@@ -110,7 +113,23 @@ def read_scan_file(path: Path) -> Reading:
     a file that is missing, truncated, not 3-D, not scalar, or that has non-finite voxels.
     """
     image = read_image(path)
-    return Reading(volume=volume_from_image(image, source=path), grid=grid_of_image(image))
+    return Reading(
+        volume=volume_from_image(image, source=path),
+        grid=grid_of_image(image),
+        notes=tuple(_geometry_doubts(image)),
+    )
+
+
+def _geometry_doubts(image: sitk.Image) -> list[str]:
+    """What a NIfTI header leaves open about orientation and size."""
+    if not image.HasMetaDataKey("qform_code"):
+        return []
+    if image.GetMetaData("qform_code") == image.GetMetaData("sform_code") == "0":
+        return ["no orientation in its header (qform and sform are 0): left may be right"]
+    identity = np.allclose(np.abs(image.GetDirection()), AXES_OF_LPS)
+    if identity and image.GetSpacing() == (1.0,) * 3 and not any(image.GetOrigin()):
+        return ["identity affine in its header: orientation and voxel size may have been lost"]
+    return []
 
 
 def read_volume(path: Path) -> Volume:
@@ -358,6 +377,8 @@ def image_header(path: Path) -> sitk.ImageFileReader:
     """A reader that has read size, type and geometry of an image file, but no voxels yet."""
     if not path.is_file():
         raise DgmvlcError(f"{path}: no such file", "Check the path.")
+    if path.suffix.lower() in (".mha", ".mhd"):
+        _require_sound_metaimage(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -373,6 +394,29 @@ def _unreadable(path: Path, error: RuntimeError) -> DgmvlcError:
         f"{path}: cannot be read as an image; damaged, cut short or of another format ({reason})",
         "Copy or export the file again; NIfTI, NRRD and MHA/MHD are read.",
     )
+
+
+def _require_sound_metaimage(path: Path) -> None:
+    """Refuse a MetaImage whose header is not `Key = value` lines up to ElementDataFile.
+
+    ITK frees memory that it never had on some broken headers, and takes the process down.
+    """
+    with path.open("rb") as stream:
+        lines = stream.read(METAIMAGE_HEADER_BYTES).split(b"\n")
+    keys = []
+    for line in lines:
+        found = re.match(rb"([A-Z][A-Za-z0-9_]*) *= *[ -~\t]*\r?$", line)
+        if not found:
+            break
+        keys.append(found[1].decode())
+        if keys[-1] == "ElementDataFile":
+            break
+    missing = [key for key in METAIMAGE_KEYS if key not in keys]
+    if missing:
+        raise DgmvlcError(
+            f"{path}: its header is damaged (no {', '.join(missing)})",
+            "Copy or export the file again.",
+        )
 
 
 def _require_sound_nifti(path: Path, reader: sitk.ImageFileReader) -> None:
@@ -430,6 +474,11 @@ def _scan_bytes(path: Path, offset: int, number: str | None) -> tuple[int, int]:
     packed = path.name.lower().endswith(".gz")
     with gzip.open(path) if packed else path.open("rb") as stream:
         head = stream.read(offset)
+        if head[NIFTI_MAGIC_AT:][:2] not in (b"n+", b"ni"):
+            raise DgmvlcError(
+                f"{path}: not NIfTI but Analyze 7.5, which does not tell left from right",
+                "Convert it to NIfTI from its source again.",
+            )
         # The first number of a header is its size, 348, in the file's byte order.
         order = "<" if head[:4] == (348).to_bytes(4, "little") else ">"
         size, broken = len(head), 0

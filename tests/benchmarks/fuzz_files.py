@@ -1,9 +1,9 @@
 """Read thousands of damaged scans: each is read or ends in a message, in bounded time and memory.
 
-    PYTHONPATH=tests/imaging python tests/benchmarks/fuzz_files.py 3000 FOLDER FILE [FILE ...]
+    PYTHONPATH=tests/imaging python tests/benchmarks/fuzz_files.py 0:3000 FOLDER FILE [FILE ...]
 
 FILE: whole scans to damage, such as those of a DICOM test collection; small ones are quick.
-FOLDER: where damaged files go; one that crashed its process or took too long stays there.
+FOLDER: where damaged files go; one that crashed its process or took too long is kept beside it.
 Every file is read in a process that may take 3 GB and 20 seconds.
 """
 
@@ -40,20 +40,22 @@ def read_all(folder: Path, sources: list[Path], seeds: range, done: multiprocess
         target.unlink()
 
 
-def main(count: int, folder: Path, sources: list[Path]) -> None:
+def main(wanted: range, folder: Path, sources: list[Path]) -> None:
     folder.mkdir(parents=True)
     context = multiprocessing.get_context("spawn")
     ends: Counter[str] = Counter()
-    slowest, next_seed = 0.0, 0
-    while next_seed < count:
+    slowest, next_seed = 0.0, wanted.start
+    while next_seed < wanted.stop:
         done = context.Queue()
-        seeds = range(next_seed, min(next_seed + BATCH, count))
+        seeds = range(next_seed, min(next_seed + BATCH, wanted.stop))
         child = context.Process(target=read_all, args=(folder, sources, seeds, done))
         child.start()
         for seed in seeds:
             if not (result := _wait(child, done)):
-                ends["crashed or hung"] += 1
-                print(f"seed {seed}: crashed or hung ({sources[seed % len(sources)]})", flush=True)
+                end = "hung" if child.is_alive() else f"exit code {child.exitcode}"
+                ends[end] += 1
+                print(f"seed {seed}: {end} ({sources[seed % len(sources)]})", flush=True)
+                set_apart(folder, seed)
                 next_seed = seed + 1
                 break
             _, end, seconds = result
@@ -65,6 +67,12 @@ def main(count: int, folder: Path, sources: list[Path]) -> None:
         child.kill()
         child.join()
     print(dict(ends), f"slowest {slowest:.2f} s")
+
+
+def set_apart(folder: Path, seed: int) -> None:
+    """Move the file that took the process down out of the way of the next ones."""
+    for left in folder.glob("damaged*"):
+        left.rename(folder.with_name(f"{folder.name}-{seed}-{left.name}"))
 
 
 def _wait(child: multiprocessing.Process, done: multiprocessing.Queue) -> tuple | None:
@@ -79,4 +87,5 @@ def _wait(child: multiprocessing.Process, done: multiprocessing.Queue) -> tuple 
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]), [Path(one) for one in sys.argv[3:]])
+    first, last = map(int, sys.argv[1].split(":"))
+    main(range(first, last), Path(sys.argv[2]), [Path(one) for one in sys.argv[3:]])

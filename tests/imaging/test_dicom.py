@@ -221,6 +221,13 @@ def test_files_without_pixels_at_an_end_do_not_shorten_the_scan_unseen(ramp, tmp
     assert "I030.dcm, I031.dcm" in reading.notes[-1]
 
 
+def test_an_only_slice_without_pixels_is_named(ramp, tmp_path):
+    file = ramp.write(tmp_path)[0]
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(DgmvlcError, match=r"I000.dcm: its pixels cannot be read"):
+        read_series([file])
+
+
 @pytest.mark.parametrize("size", [(60000, 60000), (8000, 8000), (0, 6)])
 def test_an_absurd_size_is_refused_before_memory_is_taken(size, ramp, tmp_path, rewrite):
     files = ramp.write(tmp_path)
