@@ -69,8 +69,8 @@ class MaskFiles:
     structures: tuple[str, ...] = ()  # of each file; empty for a label map
 
 
-def find_masks(subject: str, folder: Path) -> MaskFiles:
-    """The masks of a subject in a folder.
+def find_masks(subject: str, folder: Path, called: str = "") -> MaskFiles:
+    """The masks of a subject in a folder.  called: the subject's name in messages, if not its id.
 
     `A.nii.gz`, else `A_*.nii.gz` or `A-*.nii.gz` (a label map, or files named after structures,
     such as `A_lung.nii.gz` and `A_airway.nii.gz`), else the files in a folder `A`.
@@ -86,8 +86,9 @@ def find_masks(subject: str, folder: Path) -> MaskFiles:
         parts = [path for path in sorted(inside.glob("*")) if is_image_name(path.name)]
     if not parts:
         raise DgmvlcError(
-            f"No mask for subject {subject} in {folder}.",
-            f"Add {subject}.nii.gz, or remove `masks` from [scans] to use the built-in segmenter.",
+            f"No mask for subject {called or subject} in {folder}.",
+            "Add one named after the subject's id (ID.nii.gz), or remove `masks` from [scans] to "
+            "use the built-in segmenter.",
         )
     named = {path: _structure(path, subject) for path in parts}
     known = {path: structure for path, structure in named.items() if structure}

@@ -97,7 +97,7 @@ def prepare_scan(task: ScanTask) -> dict[str, Any]:
     from dgmvlc_cli.imaging.volume import write_labels, write_volume
 
     ws, subject = task.workspace, task.subject
-    masks = find_masks(task.scan.subject, task.masks) if task.masks else None
+    masks = find_masks(task.scan.subject, task.masks, subject) if task.masks else None
     sidecar = _scan_sidecar(task, masks)
     if sidecar.is_current() and not task.force:
         return _scan_row(sidecar.previous() or {})

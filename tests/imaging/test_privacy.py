@@ -125,6 +125,14 @@ def test_names_are_kept_where_pseudonyms_are_turned_off(clinic):
     assert leaks(study, [PLANTED])
 
 
+def test_a_mask_that_is_missing_is_told_without_the_id(clinic, tmp_path):
+    w = ("-w", str(clinic / "masked"))
+    dgmvlc("init", str(clinic / "scans"), *w)
+    said = dgmvlc("preprocess", "--masks", str(tmp_path), "--workers", "1", *w, expect=1)
+    assert "No mask for subject s" in said.stderr and PLANTED not in said.stderr
+    assert leaks(clinic / "masked", [PLANTED]) == []
+
+
 def test_pseudonyms_that_are_wanted_but_not_made_stop_describe(clinic):
     study = clinic / "early"
     dgmvlc("init", str(clinic / "scans"), str(clinic / "clinical.csv"), "-w", str(study))
