@@ -33,11 +33,12 @@ def main() -> None:
         shutil.rmtree(study, ignore_errors=True)
         run("init", str(cohort / "scans"), "-w", str(study))
         arguments = ("--spacing", "4", "--workers", str(workers), "-w", str(study))
-        seconds, peak_gb = measured("preprocess", *arguments)
+        seconds, cpu_seconds, peak_gb = measured("preprocess", *arguments)
         rate = 60 * chosen.subjects / seconds
         print(
-            f"{workers} worker(s): {rate:.1f} scans/min, {seconds:.0f} s, peak {peak_gb:.2f} GB in "
-            "all processes",
+            f"{workers} worker(s): {rate:.1f} scans/min, {seconds:.0f} s, "
+            f"{cpu_seconds / chosen.subjects:.1f} s of computing per scan, peak {peak_gb:.2f} GB "
+            "in all processes",
             flush=True,
         )
 
@@ -47,9 +48,9 @@ def run(*arguments: str) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def measured(*arguments: str) -> tuple[float, float]:
-    """Seconds, and the largest sum of resident memory over the process and its workers, GB."""
-    start = time.perf_counter()
+def measured(*arguments: str) -> tuple[float, float, float]:
+    """Seconds, seconds of computing, and the most resident memory of all processes at once, GB."""
+    start, before = time.perf_counter(), computing_seconds()
     child = subprocess.Popen(
         [sys.executable, "-m", "dgmvlc_cli", *arguments], stdout=subprocess.DEVNULL
     )
@@ -60,7 +61,13 @@ def measured(*arguments: str) -> tuple[float, float]:
     watcher.join()
     if child.returncode:
         sys.exit(f"preprocess ended with {child.returncode}")
-    return time.perf_counter() - start, peak[0]
+    return time.perf_counter() - start, computing_seconds() - before, peak[0]
+
+
+def computing_seconds() -> float:
+    """Of all processes that this one started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def watch(child: subprocess.Popen, peak: list[float]) -> None:
