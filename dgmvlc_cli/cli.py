@@ -136,7 +136,25 @@ def preprocess(
             "--spacing", help="Isotropic spacing in mm, or native (default: dgmvlc.toml's)."
         ),
     ] = None,
+    segmenter: Annotated[
+        str | None,
+        typer.Option("--segmenter", help="builtin, or lungmask, totalsegmentator if installed."),
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option("--masks", help="Folder of masks to use instead of a segmenter."),
+    ] = None,
+    allow_lossy: Annotated[
+        bool, typer.Option("--allow-lossy", help="Read scans that were compressed with loss.")
+    ] = False,
+    allow_not_hu: Annotated[
+        bool, typer.Option("--allow-not-hu", help="Go on where values do not look like HU.")
+    ] = False,
     workers: WorkersOption = None,
+    dask: Annotated[
+        str | None,
+        typer.Option("--dask", help="Address of a Dask scheduler to work on, if installed."),
+    ] = None,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -148,8 +166,15 @@ def preprocess(
     from dgmvlc_cli import stages
 
     chosen = None if spacing is None else _spacing(spacing)
-    ws, settings = _settings(workspace, scans={"spacing_mm": chosen})
-    run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
+    values = {
+        "spacing_mm": chosen,
+        "segmenter": segmenter,
+        "masks": masks.resolve() if masks else None,
+        "allow_lossy": allow_lossy or None,
+        "allow_not_hu": allow_not_hu or None,
+    }
+    ws, settings = _settings(workspace, scans=values)
+    run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json, cluster=dask)
     _finish(stages.preprocess(ws, settings, run), as_json, workspace)
 
 
@@ -302,6 +327,36 @@ def demo(
 
 
 @app.command()
+def restore(
+    files: Annotated[list[Path], typer.Argument(help="Volumes or masks that this workspace made.")],
+    workspace: WorkspaceOption = Path(),
+    subject: Annotated[
+        str | None, typer.Option("--subject", help="Whose they are (default: from the path).")
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", help="hu, difference or mask (default: from name and type)."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write to (default: restored/sub-X).")
+    ] = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring results back onto the voxels of the original scan, for any viewer.
+
+    Example: [green]dgmvlc restore counterfactuals/flow/*/sub-ph-0001/*.nii.gz[/green]
+    """
+    from dgmvlc_cli.stages.restore import restore
+
+    run = _run(force=force, dry_run=dry_run, as_json=as_json)
+    chosen: Any = _choice(kind, ("hu", "difference", "mask"), "--kind")
+    result = restore(_workspace(workspace), run, files, subject=subject, kind=chosen, out=out)
+    _finish(result, as_json, workspace)
+
+
+@app.command()
 def info(as_json: JsonOption = False) -> None:
     """Versions, devices, presets, text encoders and measures.
 
@@ -336,6 +391,12 @@ def _settings(
     return ws, override(settings, {"": {"seed": seed}, **changes})
 
 
+def _choice(value: str | None, known: tuple[str, ...], option: str) -> str | None:
+    if value is not None and value not in known:
+        raise typer.BadParameter(f"{option} {value!r} is none of {', '.join(known)}")
+    return value
+
+
 def _spacing(text: str) -> float | str:
     if text == "native":
         return text
@@ -345,7 +406,14 @@ def _spacing(text: str) -> float | str:
         raise typer.BadParameter(f"{text!r} is neither a number of mm nor `native`") from None
 
 
-def _run(*, force: bool, dry_run: bool, as_json: bool, workers: int | None = None) -> Run:
+def _run(
+    *,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+    workers: int | None = None,
+    cluster: str | None = None,
+) -> Run:
     from dgmvlc_cli.parallel import available_cores
     from dgmvlc_cli.progress import Reporter, RichReporter
     from dgmvlc_cli.stages import Run
@@ -354,6 +422,7 @@ def _run(*, force: bool, dry_run: bool, as_json: bool, workers: int | None = Non
         force=force,
         dry_run=dry_run,
         workers=workers or available_cores(),
+        cluster=cluster,
         reporter=Reporter() if as_json else RichReporter(),
     )
 

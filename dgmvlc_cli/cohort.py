@@ -81,10 +81,15 @@ def load_cohort(ws: Workspace, settings: Settings) -> Cohort:
 
 def described_inputs(ws: Workspace, settings: Settings) -> dict[str, Any]:
     """What the sentences are made from, besides the seed and the number of placebos."""
+    from dgmvlc_cli.imaging.identity import workspace_identity
+    from dgmvlc_cli.stages.preprocess import key_path
+
     schema = settings.require_schema()
     assert settings.table is not None
+    identity = workspace_identity(key_path(ws, settings), settings.scans.pseudonyms)
     return {
         "table_sha256": workspace.sha256_file(ws.root / settings.table.path),
+        "names": identity.series("names") if identity.pseudonymous else "as they are",
         "schema": schema.model_dump(mode="json"),
         "studied": studied_attribute(settings, schema),
     }

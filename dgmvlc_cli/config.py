@@ -17,6 +17,7 @@ from dgmvlc_cli.text.schema import Schema
 
 MODELS = ("flow", "diffusion", "gan")
 FUSIONS = ("affine", "cross-attention", "both", "none")
+MaskStructure = Literal["lung", "right_lung", "left_lung", "airway", "body"]
 DEFAULT_SEED = 0
 SETTINGS_HEADER = (
     "# Settings of this workspace, written by `dgmvlc init`.  Paths are relative to this file.\n"
@@ -92,15 +93,35 @@ class Section(BaseModel):
 class ScanSettings(Section):
     """Where the scans lie and how they become model-ready.
 
-    masks: a folder with one label map per subject (values of Tissue, or a binary lung mask).
+    subject_from: where ids come from; "auto" is the DICOM PatientID, else folder or file name.
+    subject_pattern: for "pattern", a regular expression with a group (?P<subject>...) for the path.
+    subject_column: for "column", the column of the table that names each row's scan.
+    choose: subject -> the series to take instead of the preferred one, as in series.tsv.
+    pseudonyms: unset means yes for ids from DICOM headers.  key: file with what they stand for.
+    masks: a folder with one label map per subject.  mask_labels: what its values mean, by the
+    name of a ready mapping or as lists of values for lung, right_lung, left_lung, airway, body.
+    segmenter: who finds the lungs where there are no masks.
     spacing_mm: isotropic working spacing; unset takes the preset's; "native" keeps the scan's.
     margin_mm: kept around the lungs.
+    max_missing_slices: so many lost in a row are interpolated, more are a failure.
+    allow_lossy: read scans compressed with loss.  allow_not_hu: go on where values are not HU.
     """
 
     path: Path
+    subject_from: Literal["auto", "patient-id", "folder", "file-name", "pattern", "column"] = "auto"
+    subject_pattern: str | None = None
+    subject_column: str | None = None
+    choose: dict[str, str] = {}
+    pseudonyms: bool | None = None
+    key: Path | None = None
     masks: Path | None = None
+    mask_labels: str | dict[MaskStructure, tuple[int, ...]] = "auto"
+    segmenter: Literal["builtin", "lungmask", "totalsegmentator"] = "builtin"
     spacing_mm: Annotated[float, Field(gt=0, le=50)] | Literal["native"] | None = None
     margin_mm: float = Field(default=10.0, ge=0)
+    max_missing_slices: int = Field(default=1, ge=0)
+    allow_lossy: bool = False
+    allow_not_hu: bool = False
 
 
 class TableSettings(Section):

@@ -1,4 +1,4 @@
-"""One executor for work that splits by subject or by fold: local processes."""
+"""One executor for work that splits by subject or by fold: local processes, or a Dask cluster."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.workspace import write_error
 
+CONNECT_SECONDS = 10
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -37,38 +38,107 @@ def available_cores() -> int:
 
 
 def run(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int = 1
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int = 1,
+    cluster: str | None = None,
 ) -> Iterator[Outcome[Item, Result]]:
     """function(item) for every item, as each is done.
 
-    A DgmvlcError or OSError of one item becomes its Outcome and the others go on; any other
-    exception is a bug and is raised.  function and items must be picklable when workers > 1.
+    A DgmvlcError or OSError of one item becomes its Outcome and the others go on, also where an
+    item takes its process down; any other exception is a bug and is raised.  function and items
+    must be picklable when workers > 1.  cluster: address of a Dask scheduler, whose workers are
+    then used and see the same files.
     """
-    items = list(items)
-    if min(workers, len(items)) <= 1:
-        yield from (_attempt(function, item) for item in items)
-        return
+    waiting = list(items)
+    if cluster is not None:
+        yield from _on_cluster(function, waiting, cluster)
+    elif min(workers, len(waiting)) <= 1:
+        yield from (_attempt(function, item) for item in waiting)
+    else:
+        yield from _in_processes(function, waiting, workers)
+
+
+def _in_processes(
+    function: Callable[[Item], Result], waiting: list[Item], workers: int
+) -> Iterator[Outcome[Item, Result]]:
+    while waiting:
+        left = dict(enumerate(waiting))
+        try:
+            for index, outcome in _pooled(function, waiting, workers):
+                del left[index]
+                yield outcome
+        except BrokenProcessPool:
+            pass
+        # Items start in order: one of the first that are left took its process down.
+        unfinished = list(left.values())
+        suspects, waiting = unfinished[: 2 * workers + 1], unfinished[2 * workers + 1 :]
+        yield from (_alone(function, item) for item in suspects)
+
+
+def _pooled(
+    function: Callable[[Item], Result], items: list[Item], workers: int
+) -> Iterator[tuple[int, Outcome[Item, Result]]]:
+    """Index and outcome of each item; BrokenProcessPool where one takes its process down."""
     # `spawn` because torch and SimpleITK hold threads that do not survive a fork.
-    context = get_context("spawn")
-    with ProcessPoolExecutor(
-        min(workers, len(items)), context, _share_cores, (workers,)
-    ) as executor:
-        futures: list[Future[Outcome[Item, Result]]] = [
-            executor.submit(_attempt, function, item) for item in items
-        ]
+    size = min(workers, len(items))
+    with ProcessPoolExecutor(size, get_context("spawn"), _share_cores, (size,)) as executor:
+        futures: dict[Future[Outcome[Item, Result]], int] = {
+            executor.submit(_attempt, function, item): index for index, item in enumerate(items)
+        }
         try:
             for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise DgmvlcError(
-                "A worker process ended early, most likely for want of memory.",
-                "Run the same command with fewer --workers; finished work is kept.",
-            ) from error
+                yield futures[future], future.result()
+        except BrokenProcessPool:
+            raise
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             for child in active_children():  # what runs is stopped, not waited for
                 child.terminate()
             raise
+
+
+def _alone(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
+    """An item in a process of its own, with all memory for itself."""
+    try:
+        (done,) = _pooled(function, [item], 1)
+        return done[1]
+    except BrokenProcessPool:
+        return Outcome(item, error=_process_ended())
+
+
+def _process_ended() -> DgmvlcError:
+    return DgmvlcError(
+        "its process ended early, most likely for want of memory",
+        "Run the same command with fewer --workers, or on a machine with more memory; finished "
+        "work is kept.",
+    )
+
+
+def _on_cluster(
+    function: Callable[[Item], Result], items: list[Item], address: str
+) -> Iterator[Outcome[Item, Result]]:
+    """As above on the workers of a Dask scheduler, which does again what a lost worker held."""
+    try:
+        from distributed import Client, KilledWorker, as_completed
+    except ImportError as error:
+        raise DgmvlcError(
+            "Dask is not installed.", 'Run `pip install "dgmvlc[cluster]"`.'
+        ) from error
+    try:
+        client = Client(address, timeout=CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise DgmvlcError(
+            f"No Dask scheduler answers at {address}.",
+            "Start one with `dask scheduler`, and workers with `dask worker ADDRESS`.",
+        ) from error
+    with client:
+        futures = {client.submit(_attempt, function, one, pure=False): one for one in items}
+        for future in as_completed(futures):
+            try:
+                yield future.result()
+            except KilledWorker:
+                yield Outcome(futures[future], error=_process_ended())
 
 
 def _attempt(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:

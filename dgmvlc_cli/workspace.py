@@ -272,6 +272,10 @@ class Workspace:
         return self.root / "subjects.tsv"
 
     @property
+    def series_path(self) -> Path:
+        return self.root / "series.tsv"
+
+    @property
     def text(self) -> Path:
         return self.root / "text"
 

@@ -1,84 +1,80 @@
-"""Which scans lie under a folder, whose they are, and why a file was passed over."""
+"""Which series lie under a folder, and whose they are."""
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
 from pydicom.dataset import Dataset
 
 from dgmvlc_cli.errors import DgmvlcError
-from dgmvlc_cli.imaging.dicom import read_header, refusal
-from dgmvlc_cli.imaging.volume import NIFTI_SUFFIXES, image_header, is_image_name, read_image, stem
+from dgmvlc_cli.imaging.choosing import choose
+from dgmvlc_cli.imaging.dicom import (
+    image_type,
+    lossy_compression,
+    modality_of,
+    read_header,
+    refusal,
+    slices_of,
+)
+from dgmvlc_cli.imaging.identity import Identity, SubjectRule
+from dgmvlc_cli.imaging.names import NIFTI_SUFFIXES, is_image_name, stem
+from dgmvlc_cli.imaging.scans import PassedOver, Scan, Survey, Traits, below, passed_over
+from dgmvlc_cli.imaging.stacking import Slice, difference
+from dgmvlc_cli.imaging.vocabulary import kernel_name, known_types, known_words
+from dgmvlc_cli.imaging.volume import data_files, image_header, read_image
 
-MASK_WORDS = re.compile(r"mask|label|seg|lobes|lungs?[-_]|wholelung|roi|airway", re.IGNORECASE)
+MASK_WORDS = ("mask", "label", "seg", "lobes", "lung-", "lung_", "lungs-", "lungs_", "wholelung",
+              "roi", "airway")  # fmt: skip
 MASK_TYPES = (sitk.sitkUInt8, sitk.sitkInt8, sitk.sitkUInt16, sitk.sitkUInt32, sitk.sitkUInt64)
 MASK_MAX_VALUES = 64  # more distinct values than any label map of the thorax has in use
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+PLANES = ("sagittal", "coronal", "axial")  # by the axis of LPS along which slices are stacked
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scan:
-    """One CT of one subject.
-
-    path: the image file, or the folder of the first slice.  kind: nifti, nrrd, mha or dicom.
-    files: all files that make up the scan.  size: bytes of them all.
-    unreadable: damaged DICOM files in the same folder, which may be slices of it.
-    """
-
-    subject: str
-    path: Path
-    kind: str
-    files: tuple[Path, ...]
-    series_uid: str = ""
-    size: int = 0
-    unreadable: tuple[Path, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class PassedOver:
-    """A file or folder that is no scan to work on, and why."""
-
-    path: Path
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Survey:
-    """What lies under a folder: the chosen scans in order of subject, and all the rest."""
-
-    scans: list[Scan] = field(default_factory=list)
-    passed_over: list[PassedOver] = field(default_factory=list)
-
-
-def survey(root: Path, exclude: Iterable[Path] = ()) -> Survey:
+def survey(
+    root: Path,
+    exclude: Iterable[Path] = (),
+    rule: SubjectRule | None = None,
+    overrides: Mapping[str, str] | None = None,
+    identity: Identity | None = None,
+) -> Survey:
     """Look at every file under a folder, or at one file, and choose one scan per subject.
 
-    Subject: DICOM PatientID, else the folder's name; for other formats the file's name without
-    suffix, or the folder's path where several folders hold files of one name.  Of a subject's
-    scans the one with most files, then most bytes, then the first path is chosen.
+    The choice is stated at `preference`.  overrides: subject (or its pseudonym) -> the label of
+    the series in series.tsv, or its path below root.  identity: gives those names.
     exclude: folders below root that are not looked into, such as one's own outputs.
     Raises DgmvlcError if there is no scan at all.
     """
+    return choose(collect(root, exclude, rule), overrides or {}, identity or Identity())
+
+
+def collect(root: Path, exclude: Iterable[Path] = (), rule: SubjectRule | None = None) -> Survey:
+    """All scans that could be taken, any number per subject, and what cannot be, with reasons."""
     if not root.exists():
         raise DgmvlcError(f"{root}: no such file or folder", "Check the path of the scans.")
+    rule = rule or SubjectRule()
     images, others = _files(root, [folder.resolve() for folder in exclude])
     passed: list[PassedOver] = []
-    scans = [*_image_scans(images, root, passed), *_dicom_scans(others, passed)]
-    chosen = _one_per_subject(scans, passed)
-    if not chosen:
+    found = [*_image_scans(images, root, rule, passed), *_dicom_scans(others, root, rule, passed)]
+    scans = [scan for scan in found if scan.subject]
+    passed += [
+        passed_over(scan, f"no subject id by the rule `{rule.source}`")
+        for scan in found
+        if not scan.subject
+    ]
+    if not scans:
         seen = "; ".join(f"{one.path.name}: {one.reason}" for one in passed[:3])
         raise DgmvlcError(
             f"{root}: no CT scan found"
             + (f" ({seen})" if seen else ", no image and no DICOM file"),
             "Give the folder that holds NIfTI, NRRD, MHA/MHD files or DICOM series.",
         )
-    return Survey(scans=chosen, passed_over=sorted(passed, key=lambda one: str(one.path)))
+    return Survey(root=root, scans=scans, passed_over=passed)
 
 
 def _files(root: Path, exclude: list[Path]) -> tuple[list[Path], list[Path]]:
@@ -96,11 +92,16 @@ def _files(root: Path, exclude: list[Path]) -> tuple[list[Path], list[Path]]:
     return images, [path for path in found if not is_image_name(path.name)]
 
 
-def _image_scans(images: Iterable[Path], root: Path, passed: list[PassedOver]) -> list[Scan]:
+# Image files --------------------------------------------------------------------------------
+
+
+def _image_scans(
+    images: Iterable[Path], root: Path, rule: SubjectRule, passed: list[PassedOver]
+) -> list[Scan]:
     kept = []
     for path in images:
         if looks_like_mask(path):
-            passed.append(PassedOver(path=path, reason="looks like a mask"))
+            passed.append(PassedOver(path=path, reason="looks like a mask", kind=_kind(path.name)))
         else:
             kept.append(path)
     folders = defaultdict(set)
@@ -108,32 +109,45 @@ def _image_scans(images: Iterable[Path], root: Path, passed: list[PassedOver]) -
         folders[stem(path.name)].add(path.parent)
     return [
         Scan(
-            subject=_subject_of(path, root, shared=len(folders[stem(path.name)]) > 1),
+            subject=_image_subject(path, root, rule, shared=len(folders[stem(path.name)]) > 1),
             path=path,
             kind=_kind(path.name),
-            files=(path, *_data_files(path)),
+            files=(path, *data_files(path)),
+            key=below(path, root).as_posix(),
             size=path.stat().st_size,
+            traits=_image_traits(path),
         )
         for path in kept
     ]
 
 
-def _data_files(path: Path) -> tuple[Path, ...]:
-    """The voxel file that an .mhd or .nhdr header names."""
-    if path.suffix.lower() not in (".mhd", ".nhdr"):
-        return ()
-    found = re.search(
-        r"^(?:ElementDataFile\s*=|data ?file\s*:)\s*(.+?)\s*$",
-        path.read_text(errors="replace"),
-        re.IGNORECASE | re.MULTILINE,
+def _image_subject(path: Path, root: Path, rule: SubjectRule, shared: bool) -> str:
+    """By the rule; where several folders hold files of one name, the folders are the subjects."""
+    place = below(path, root)
+    if rule.source == "auto" and shared and len(place.parts) > 1:
+        return "_".join(place.parts[:-1])
+    return rule.subject(place)
+
+
+def _image_traits(path: Path) -> Traits:
+    """What the header tells; nothing of a file that cannot be read, which will fail later."""
+    try:
+        header = image_header(path)
+    except DgmvlcError:
+        return Traits()
+    if header.GetDimension() != 3:
+        return Traits()
+    axes = np.abs(np.reshape(header.GetDirection(), (3, 3)))
+    columns, rows, slices = header.GetSize()
+    lengths = np.array(header.GetSize()) * header.GetSpacing()
+    return Traits(
+        plane=PLANES[int(axes[:, 2].argmax())],
+        slices=slices,
+        rows=rows,
+        columns=columns,
+        gap_mm=float(header.GetSpacing()[2]),
+        height_mm=float(axes[2] @ lengths),
     )
-    data = path.parent / found[1] if found else path
-    return (data,) if data != path and data.is_file() else ()
-
-
-def _subject_of(path: Path, root: Path, shared: bool) -> str:
-    parts = path.parent.relative_to(root).parts if shared else ()
-    return "_".join(parts) or stem(path.name)
 
 
 def _kind(name: str) -> str:
@@ -150,7 +164,7 @@ def looks_like_mask(path: Path) -> bool:
     """
     try:
         suspicious = image_header(path).GetPixelID() in MASK_TYPES
-        if not suspicious and not MASK_WORDS.search(path.name):
+        if not suspicious and not any(word in path.name.lower() for word in MASK_WORDS):
             return False
         values = sitk.GetArrayViewFromImage(read_image(path))
     except DgmvlcError:
@@ -161,53 +175,161 @@ def looks_like_mask(path: Path) -> bool:
     return len(distinct) <= MASK_MAX_VALUES and bool(np.all(distinct == np.round(distinct)))
 
 
-def _dicom_scans(paths: Iterable[Path], passed: list[PassedOver]) -> list[Scan]:
-    """CT series by SeriesInstanceUID, over all folders."""
-    series: dict[str, list[tuple[Path, Dataset]]] = defaultdict(list)
-    instances: dict[str, Path] = {}
+# DICOM --------------------------------------------------------------------------------------
+
+
+class _Member(NamedTuple):
+    """A DICOM file with its header and slices, or the reason why it is no part of a CT volume."""
+
+    path: Path
+    header: Dataset
+    slices: list[Slice]
+    refusal: str
+
+
+def _dicom_scans(
+    paths: Iterable[Path], root: Path, rule: SubjectRule, passed: list[PassedOver]
+) -> list[Scan]:
+    """CT series by patient, SeriesInstanceUID, size and orientation, over all folders."""
+    series: dict[tuple[str, str], list[list[_Member]]] = defaultdict(list)
+    refused: dict[tuple[str, str], list[_Member]] = defaultdict(list)
+    instances: set[tuple[Any, ...]] = set()
     damaged: dict[Path, list[Path]] = defaultdict(list)
-    for path in paths:
-        if not _claims_dicom(path) or path.name.upper() == "DICOMDIR":
-            continue
+    for path in filter(_claims_dicom, paths):
         try:
-            header = read_header(path)
+            member = _read_member(path)
         except DgmvlcError as error:
             damaged[path.parent].append(path)
-            passed.append(PassedOver(path=path, reason=error.message.removeprefix(f"{path}: ")))
+            passed.append(_left_out(path, error.message.removeprefix(f"{path}: ")))
             continue
-        instance = str(header.get("SOPInstanceUID", path))
-        reason = refusal(header)
-        if instance in instances and not reason:
-            reason = f"a copy of {instances[instance].name}"
-        if reason:
-            passed.append(PassedOver(path=path, reason=reason))
-            continue
-        instances[instance] = path
-        series[str(header.get("SeriesInstanceUID", path.parent))].append((path, header))
-    return [_series_scan(uid, members, damaged) for uid, members in series.items()]
+        uid, instance = _uid(member.header, path), _instance(member)
+        if member.refusal:
+            refused[uid, member.refusal].append(member)
+        elif instance in instances:
+            passed.append(_left_out(path, "a copy of another slice of the series"))
+        else:
+            instances.add(instance)
+            _add_to_its_like(series[_patient(member.header), uid], member)
+    passed += [_refused(members, root, rule) for members in refused.values()]
+    return [
+        _series_scan(members, number, sum(map(len, groups)) - len(members), damaged, root, rule)
+        for groups in series.values()
+        for number, members in enumerate(groups)
+    ]
 
 
-def _series_scan(
-    uid: str, members: list[tuple[Path, Dataset]], damaged: dict[Path, list[Path]]
-) -> Scan:
-    files = tuple(path for path, _ in members)
-    folder = files[0].parent
-    patient = str(members[0][1].get("PatientID", "") or "").strip()
-    return Scan(
-        subject=patient or folder.name,
-        path=folder,
+def _instance(member: _Member) -> tuple[Any, ...]:
+    """What copies share: the instance's UID, which careless anonymisers repeat, and the place."""
+    uid = str(member.header.get("SOPInstanceUID", member.path))
+    places = [tuple(np.round(one.position_mm, 2).tolist()) for one in member.slices[:1]]
+    return uid, *places
+
+
+def _add_to_its_like(groups: list[list[_Member]], member: _Member) -> None:
+    """Put a file to the slices of its size and orientation, or into a new group."""
+    for group in groups:
+        if not difference(group[0].slices[0], member.slices[0]):
+            group.append(member)
+            return
+    groups.append([member])
+
+
+def _read_member(path: Path) -> _Member:
+    header = read_header(path)
+    reason = refusal(header)
+    return _Member(path, header, [] if reason else slices_of(path, header), reason)
+
+
+def _left_out(path: Path, reason: str) -> PassedOver:
+    return PassedOver(path=path, reason=reason, kind="dicom", files=(path,))
+
+
+def _uid(header: Dataset, path: Path) -> str:
+    return str(header.get("SeriesInstanceUID") or path.parent)
+
+
+def _patient(header: Dataset) -> str:
+    return str(header.get("PatientID", "") or "").strip()
+
+
+def _refused(members: list[_Member], root: Path, rule: SubjectRule) -> PassedOver:
+    path, header, _, reason = members[0]
+    uid = _uid(header, path)
+    return PassedOver(
+        path=path,
+        reason=reason,
+        subject=rule.subject(below(path, root), patient=_patient(header), uid=uid, dicom=True),
         kind="dicom",
-        files=files,
-        series_uid=uid,
-        size=sum(path.stat().st_size for path in files),
-        unreadable=tuple(
-            bad for place in sorted({p.parent for p in files}) for bad in damaged[place]
+        files=tuple(one.path for one in members),
+        key=f"{uid}/{reason}",
+        traits=Traits(
+            modality=modality_of(header),
+            image_type="/".join(known_types(image_type(header))),
+            words=known_words(header.get("SeriesDescription")),
         ),
     )
 
 
+def _series_scan(
+    members: list[_Member],
+    number: int,
+    others: int,
+    damaged: dict[Path, list[Path]],
+    root: Path,
+    rule: SubjectRule,
+) -> Scan:
+    """others: files under the same series UID of another size or orientation, grouped by number."""
+    first = members[0]
+    files = tuple(one.path for one in members)
+    uid, patient = _uid(first.header, first.path), _patient(first.header)
+    return Scan(
+        subject=rule.subject(below(first.path, root), patient=patient, uid=uid, dicom=True),
+        path=first.path.parent,
+        kind="dicom",
+        files=files,
+        key=f"{patient}/{uid}/{number}",
+        size=sum(path.stat().st_size for path in files),
+        unreadable=tuple(
+            bad for place in sorted({p.parent for p in files}) for bad in damaged[place]
+        ),
+        traits=_series_traits(members),
+        notes=(f"the series holds {others} slice(s) of another size or orientation, left out",)
+        if others
+        else (),
+    )
+
+
+def _series_traits(members: list[_Member]) -> Traits:
+    header, slices = members[0].header, [one for member in members for one in member.slices]
+    first = slices[0]
+    places = np.unique(np.round([float(one.position_mm @ first.normal) for one in slices], 2))
+    gap_mm = float(np.median(np.diff(places))) if len(places) > 1 else first.thickness_mm or 0.0
+    rows, columns = first.rows_cols
+    lengths = np.array(
+        [columns * first.pixel_mm[1], rows * first.pixel_mm[0], len(places) * gap_mm]
+    )
+    upward = np.abs([first.row[2], first.column[2], first.normal[2]])
+    return Traits(
+        modality="CT",
+        image_type="/".join(known_types(image_type(header))),
+        plane=PLANES[int(np.abs(first.normal).argmax())],
+        slices=len(slices),
+        rows=rows,
+        columns=columns,
+        gap_mm=gap_mm,
+        thickness_mm=first.thickness_mm,
+        height_mm=float(upward @ lengths),
+        kernel=kernel_name(header.get("ConvolutionKernel")),
+        contrast=bool(str(header.get("ContrastBolusAgent", "") or "").strip()),
+        lossy=", ".join(sorted({lossy_compression(one.header) for one in members} - {""})),
+        words=known_words(header.get("SeriesDescription")),
+    )
+
+
 def _claims_dicom(path: Path) -> bool:
-    """Whether a file starts as DICOM does, or is named so."""
+    """Whether a file starts as DICOM does, or is named so; the index of a medium is no slice."""
+    if path.name.upper() == "DICOMDIR":
+        return False
     if path.suffix.lower() in DICOM_SUFFIXES:
         return True
     try:
@@ -215,22 +337,3 @@ def _claims_dicom(path: Path) -> bool:
             return stream.read(132)[128:] == b"DICM"
     except OSError:
         return False
-
-
-def _one_per_subject(scans: Iterable[Scan], passed: list[PassedOver]) -> list[Scan]:
-    by_subject = defaultdict(list)
-    for scan in scans:
-        by_subject[scan.subject].append(scan)
-    chosen = []
-    for subject in sorted(by_subject):
-        first, *rest = sorted(
-            by_subject[subject], key=lambda scan: (-len(scan.files), -scan.size, str(scan.path))
-        )
-        chosen.append(first)
-        passed.extend(
-            PassedOver(
-                path=scan.path, reason=f"subject {subject} has a larger scan in {first.path}"
-            )
-            for scan in rest
-        )
-    return chosen

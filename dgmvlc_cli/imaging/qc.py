@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,26 +25,77 @@ PLANES = ("axial", "coronal", "sagittal")
 EDGES = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
 EDGE_PLACES = ((0.03, 0.5), (0.97, 0.5), (0.5, 0.96), (0.5, 0.04))
 HEIGHT_INCHES = 4.4
+LINE_INCHES = 0.17
+HISTOGRAM_WIDTH = 0.8  # of the height
+HISTOGRAM_HU = (-1050.0, 200.0)
+HISTOGRAM_BINS = 100
+HISTOGRAM_CLASSES = (
+    ("lungs", LUNGS, "#4cc9f0"),
+    ("airway", (Tissue.AIRWAY,), "#f94144"),
+    ("body", (Tissue.BODY,), "#adb5bd"),
+)
 
 
-def draw_qc(volume: Volume, labels: np.ndarray, path: Path) -> None:
-    """Draw one axial, coronal and sagittal cut with the outlines of lungs and airway as PNG.
+def draw_qc(volume: Volume, labels: np.ndarray, path: Path, flags: Sequence[str] = ()) -> None:
+    """Draw one axial, coronal and sagittal cut, the histogram of HU, and the flags, as PNG.
 
-    Lung window, true proportions, head up, patient right at the left.  The sagittal cut goes
-    through the right lung.  Written atomically; DgmvlcError if it cannot be written.
+    Outlines of lungs and airway; lung window, true proportions, head up, patient right at the
+    left.  The sagittal cut goes through the right lung.  flags: sentences below the pictures.
+    Written atomically; DgmvlcError if it cannot be written.
     """
     centre = _centre(labels)
     sizes = [_size_mm(plane, volume) for plane in PLANES]
     tallest = max(height for _, height in sizes)
-    width_inches = HEIGHT_INCHES * sum(width for width, _ in sizes) / tallest
-    figure = Figure(figsize=(width_inches, HEIGHT_INCHES), facecolor="black")
+    widths = [width for width, _ in sizes]
+    widths.append(HISTOGRAM_WIDTH * tallest)
+    lines = _wrapped(flags, 14 * HEIGHT_INCHES * sum(widths) / tallest)
+    height_inches = HEIGHT_INCHES + LINE_INCHES * len(lines)
+    figure = Figure(
+        figsize=(HEIGHT_INCHES * sum(widths) / tallest, height_inches), facecolor="black"
+    )
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 3, width_ratios=[width for width, _ in sizes])
-    figure.subplots_adjust(0.005, 0.01, 0.995, 0.99, wspace=0.02)
-    for axis, plane, size in zip(axes, PLANES, sizes, strict=True):
+    bottom = LINE_INCHES * len(lines) / height_inches
+    axes = figure.subplots(1, 4, width_ratios=widths)
+    figure.subplots_adjust(0.005, bottom + 0.01, 0.995, 0.99, wspace=0.02)
+    for axis, plane, size in zip(axes, PLANES, sizes, strict=False):
         _draw(axis, _cut(volume.hu, plane, centre), _cut(labels, plane, centre), size)
         _letters(axis, EDGES[plane])
+    _histogram(axes[3], volume.hu, labels)
+    figure.text(0.008, 0.01, "\n".join(lines), color="#ffb703", fontsize=8, va="bottom")
     _save(figure, path)
+
+
+def _wrapped(flags: Sequence[str], columns: float) -> list[str]:
+    """Lines of at most so many characters, each flag beginning a new one."""
+    return [line for flag in flags for line in textwrap.wrap(f"! {flag}", max(int(columns), 20))]
+
+
+def _histogram(axis: Axes, hu: np.ndarray, labels: np.ndarray) -> None:
+    """Share of voxels by HU in lung, airway and body, each with its peak."""
+    axis.set_facecolor("black")
+    edges = np.linspace(*HISTOGRAM_HU, HISTOGRAM_BINS + 1)
+    for number, (name, tissues, colour) in enumerate(HISTOGRAM_CLASSES):
+        counts, _ = np.histogram(hu[np.isin(labels, tissues)], edges)
+        if not counts.sum():
+            continue
+        peak = int(counts.argmax())
+        axis.stairs(counts / counts.max(), edges, color=colour, linewidth=1.2)
+        place = (edges[peak] + edges[peak + 1]) / 2
+        axis.text(
+            0.97,
+            0.97 - 0.08 * number,
+            f"{name} {place:.0f} HU",
+            color=colour,
+            fontsize=8,
+            ha="right",
+            va="top",
+            transform=axis.transAxes,
+        )
+    axis.set_xlim(*HISTOGRAM_HU)
+    axis.set_ylim(0, 1.4)
+    axis.set_yticks([])
+    axis.tick_params(axis="x", colors="white", labelsize=7, direction="in", pad=-12)
+    axis.set_xticks([-900, -600, -300, 0])
 
 
 def _draw(axis: Axes, hu: np.ndarray, labels: np.ndarray, size_mm: tuple[float, float]) -> None:

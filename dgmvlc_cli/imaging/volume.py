@@ -8,26 +8,33 @@ from __future__ import annotations
 
 import gzip
 import math
+import re
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
 from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.imaging.names import SINGLE_FILE_SUFFIXES
 from dgmvlc_cli.workspace import atomic_path
 
 AIR_HU = -1000.0
 SCANNER_FLOOR_HU = -1024.0
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
-SINGLE_FILE_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".mha")
-IMAGE_SUFFIXES = (*SINGLE_FILE_SUFFIXES, ".nhdr", ".mhd")
+# Padding of -6000..-1024 HU whose 16 signed bits were read as unsigned: 63536 is -2000.
+WRAPPED_PADDING_HU = (65536.0 - 6000.0, 65536.0 - 1024.0)
 NIFTI_FLOATS = {"16": "f4", "64": "f8"}  # number types by their NIfTI datatype code
 BLOCK_BYTES = 1 << 20
+NIFTI_MAGIC_AT = 344  # bytes into the header
+METAIMAGE_KEYS = ("NDims", "DimSize", "ElementType", "ElementDataFile")
+METAIMAGE_HEADER_BYTES = 1 << 16
+MOST_LABELS = 65535
+MOST_COMPRESSION = 1100  # deflate cannot do better than 1032 : 1
 # A filter whose full width at half maximum is f has a standard deviation of f / 2.3548.
 FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 
@@ -43,6 +50,7 @@ class Tissue(IntEnum):
 
 
 LUNGS = (Tissue.RIGHT_LUNG, Tissue.LEFT_LUNG)
+AXES_OF_LPS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +65,7 @@ class Volume:
     hu: np.ndarray
     spacing_mm: tuple[float, float, float]
     origin_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    direction: tuple[float, ...] = AXES_OF_LPS
 
     @property
     def voxel_ml(self) -> float:
@@ -72,31 +80,72 @@ class Volume:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """An axis-aligned LPS voxel grid.  shape and spacing_mm: (z, y, x).  origin_mm: (x, y, z)."""
+    """A voxel grid.  shape, spacing_mm: array order (z, y, x).  origin_mm: LPS (x, y, z).
+
+    direction: as in Volume; by default the axes are those of LPS.
+    """
 
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     origin_mm: tuple[float, float, float]
+    direction: tuple[float, ...] = AXES_OF_LPS
 
 
-def read_volume(path: Path) -> Volume:
-    """Read a CT from NIfTI, NRRD or MetaImage, oriented to LPS.
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """A scan as it was read.
+
+    volume: HU, oriented to LPS.  grid: the voxels as the file holds them, in its own order of
+    axes; of a series whose slices had to be resampled, the corrected grid.
+    facts: what was measured on the way, JSON values.  notes: sentences for the user.
+    """
+
+    volume: Volume
+    grid: Grid
+    facts: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def read_scan_file(path: Path) -> Reading:
+    """Read a CT from NIfTI, NRRD or MetaImage, oriented to LPS, with the grid of the file.
 
     Oblique direction cosines are kept; axes are only permuted and flipped.  Raises DgmvlcError for
     a file that is missing, truncated, not 3-D, not scalar, or that has non-finite voxels.
     """
-    return volume_from_image(read_image(path), source=path)
+    image = read_image(path)
+    return Reading(
+        volume=volume_from_image(image, source=path),
+        grid=grid_of_image(image),
+        notes=tuple(_geometry_doubts(image)),
+    )
+
+
+def _geometry_doubts(image: sitk.Image) -> list[str]:
+    """What a NIfTI header leaves open about orientation and size."""
+    if not image.HasMetaDataKey("qform_code"):
+        return []
+    if image.GetMetaData("qform_code") == image.GetMetaData("sform_code") == "0":
+        return ["no orientation in its header (qform and sform are 0): left may be right"]
+    identity = np.allclose(np.abs(image.GetDirection()), AXES_OF_LPS)
+    if identity and image.GetSpacing() == (1.0,) * 3 and not any(image.GetOrigin()):
+        return ["identity affine in its header: orientation and voxel size may have been lost"]
+    return []
+
+
+def read_volume(path: Path) -> Volume:
+    """The volume that read_scan_file gives."""
+    return read_scan_file(path).volume
 
 
 def write_volume(path: Path, volume: Volume) -> None:
     """Write HU as int16 with the right geometry, atomically; same input, same bytes."""
     limits = np.iinfo(np.int16)
     hu = np.clip(np.rint(volume.hu), limits.min, limits.max).astype(np.int16)
-    _write_array(path, hu, volume)
+    write_on_grid(path, hu, grid_of(volume))
 
 
 def read_labels(path: Path, like: Volume | None = None) -> np.ndarray:
-    """Read a label map as uint8 (z, y, x) in LPS orientation.
+    """Read a label map as uint8 (z, y, x) in LPS orientation; uint16 if it needs that many values.
 
     With `like`, the labels are brought onto its grid by nearest neighbour.  Raises DgmvlcError
     where the values are no labels, or where the map does not cover the scan it is meant for.
@@ -107,20 +156,20 @@ def read_labels(path: Path, like: Volume | None = None) -> np.ndarray:
         image = sitk.Resample(
             image, image_of(like.hu, like), sitk.Transform(), sitk.sitkNearestNeighbor
         )
-    values = sitk.GetArrayFromImage(sitk.DICOMOrient(image, "LPS"))
-    labels = values.astype(np.uint8)
-    if not np.array_equal(labels, values):
+    values = sitk.GetArrayFromImage(oriented(image))
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= MOST_LABELS and np.array_equal(values, np.round(values))):
         raise DgmvlcError(
-            f"{path}: not a label map, values run from {values.min():g} to {values.max():g}; "
-            "whole numbers in 0..255 were expected",
+            f"{path}: not a label map, values run from {low:g} to {high:g}; "
+            f"whole numbers in 0..{MOST_LABELS} were expected",
             "Give a mask, not a scan or a probability map.",
         )
-    return labels
+    return values.astype(np.uint8 if high < 256 else np.uint16)
 
 
 def write_labels(path: Path, labels: np.ndarray, volume: Volume) -> None:
     """Write uint8 (z, y, x) labels that lie on the grid of `volume`, atomically."""
-    _write_array(path, labels.astype(np.uint8), volume)
+    write_on_grid(path, labels.astype(np.uint8), grid_of(volume))
 
 
 def resample_isotropic(volume: Volume, spacing_mm: float) -> Volume:
@@ -134,7 +183,7 @@ def resample_isotropic(volume: Volume, spacing_mm: float) -> Volume:
     if _is_on(volume, grid):
         return volume
     smooth = _antialias(volume.hu, volume.spacing_mm, spacing_mm)
-    hu = _resample(smooth, volume, grid, sitk.sitkBSpline, AIR_HU)
+    hu = resample_image(image_of(smooth, volume), grid, sitk.sitkBSpline, AIR_HU)
     low, high = min(float(volume.hu.min()), AIR_HU), float(volume.hu.max())
     return Volume(
         hu=np.clip(hu, low, high),
@@ -158,7 +207,7 @@ def resample_labels(labels: np.ndarray, volume: Volume, spacing_mm: float) -> np
     for tissue in np.unique(labels[labels > 0]):
         member = (labels == tissue).astype(np.float32)
         smooth = _antialias(member, volume.spacing_mm, spacing_mm)
-        fraction = _resample(smooth, volume, grid, sitk.sitkLinear, 0.0)
+        fraction = resample_image(image_of(smooth, volume), grid)
         wins = fraction > best_fraction
         best[wins], best_fraction[wins] = tissue, fraction[wins]
         rest -= fraction
@@ -222,40 +271,94 @@ def isotropic_grid(volume: Volume, spacing_mm: float) -> Grid:
 
 
 def to_air(hu: np.ndarray) -> np.ndarray:
-    """HU as float32 with everything below the scanner's scale, that is padding, set to air."""
+    """HU as float32 with padding set to air: what lies below the scanner's scale, or wrapped.
+
+    Works in place on an array that is float32 already: whole scans are large.
+    """
     hu = hu.astype(np.float32, copy=False)
-    return np.where(hu < SCANNER_FLOOR_HU, np.float32(AIR_HU), hu)
+    low, high = WRAPPED_PADDING_HU
+    hu[(hu < SCANNER_FLOOR_HU) | ((hu > low) & (hu < high))] = AIR_HU
+    return hu
 
 
-def image_of(array: np.ndarray, volume: Volume) -> sitk.Image:
-    """A SimpleITK image of an array (z, y, x) that lies on the grid of `volume`."""
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing(tuple(float(step) for step in volume.spacing_mm[::-1]))
-    image.SetOrigin(volume.origin_mm)
-    image.SetDirection(volume.direction)
-    return image
+def grid_of(volume: Volume) -> Grid:
+    """Where the voxels of a volume lie."""
+    shape = (volume.hu.shape[0], volume.hu.shape[1], volume.hu.shape[2])
+    return Grid(
+        shape=shape,
+        spacing_mm=volume.spacing_mm,
+        origin_mm=volume.origin_mm,
+        direction=volume.direction,
+    )
 
 
-def volume_from_image(image: sitk.Image, source: Path) -> Volume:
-    """A Volume from a SimpleITK image of HU in any orientation; `source` is named in errors."""
-    image = sitk.DICOMOrient(image, "LPS")
-    values = sitk.GetArrayFromImage(image)
-    broken = values.size - int(np.isfinite(values).sum())
-    if broken:
-        raise _not_finite(source, broken)
-    x, y, z = image.GetSpacing()
-    return Volume(
-        hu=to_air(values),
-        spacing_mm=(z, y, x),
+def grid_of_image(image: sitk.Image) -> Grid:
+    """Where the voxels of an image lie, in its own order of axes."""
+    width, height, depth = image.GetSize()
+    x_mm, y_mm, z_mm = image.GetSpacing()
+    return Grid(
+        shape=(depth, height, width),
+        spacing_mm=(z_mm, y_mm, x_mm),
         origin_mm=image.GetOrigin(),
         direction=image.GetDirection(),
     )
 
 
+def image_of(array: np.ndarray, volume: Volume) -> sitk.Image:
+    """A SimpleITK image of an array (z, y, x) that lies on the grid of `volume`."""
+    return image_of_grid(array, grid_of(volume))
+
+
+def image_of_grid(array: np.ndarray, grid: Grid) -> sitk.Image:
+    """A SimpleITK image of an array (z, y, x) that lies on a grid."""
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(tuple(float(step) for step in grid.spacing_mm[::-1]))
+    image.SetOrigin(grid.origin_mm)
+    image.SetDirection(grid.direction)
+    return image
+
+
+def volume_on_grid(hu: np.ndarray, grid: Grid) -> Volume:
+    """A Volume of HU (z, y, x) on a grid of any orientation."""
+    if not _is_lps(grid.direction):
+        image = oriented(image_of_grid(hu, grid))
+        hu, grid = sitk.GetArrayFromImage(image), grid_of_image(image)
+    return Volume(
+        hu=to_air(hu),
+        spacing_mm=grid.spacing_mm,
+        origin_mm=grid.origin_mm,
+        direction=grid.direction,
+    )
+
+
+def volume_from_image(image: sitk.Image, source: Path) -> Volume:
+    """A Volume from a SimpleITK image of HU in any orientation; `source` is named in errors."""
+    values = sitk.GetArrayFromImage(image)
+    broken = values.size - int(np.isfinite(values).sum())
+    if broken:
+        raise _not_finite(source, broken)
+    return volume_on_grid(values, grid_of_image(image))
+
+
+def oriented(image: sitk.Image) -> sitk.Image:
+    """The image with its axes in the order and sense of LPS; itself where they are already."""
+    return image if _is_lps(image.GetDirection()) else sitk.DICOMOrient(image, "LPS")
+
+
+def _is_lps(direction: tuple[float, ...]) -> bool:
+    return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(direction) == "LPS"
+
+
 def read_image(path: Path) -> sitk.Image:
-    """Read a complete scalar 3-D image; DgmvlcError names the file and what is wrong with it."""
+    """Read a complete scalar 3-D image; DgmvlcError names the file and what is wrong with it.
+
+    A fourth axis of length 1 is dropped.
+    """
     reader = image_header(path)
-    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
+    size = reader.GetSize()
+    if len(size) == 4 and size[3] == 1:
+        reader.SetExtractSize([*size[:3], 0])
+    elif len(size) != 3 or reader.GetNumberOfComponents() != 1:
         raise DgmvlcError(
             f"{path}: one 3-D volume was expected, got size {reader.GetSize()} with "
             f"{reader.GetNumberOfComponents()} value(s) per voxel",
@@ -263,6 +366,7 @@ def read_image(path: Path) -> sitk.Image:
         )
     if reader.HasMetaDataKey("vox_offset"):
         _require_sound_nifti(path, reader)
+    _require_believable_size(path, reader)
     try:
         return reader.Execute()
     except RuntimeError as error:
@@ -273,6 +377,8 @@ def image_header(path: Path) -> sitk.ImageFileReader:
     """A reader that has read size, type and geometry of an image file, but no voxels yet."""
     if not path.is_file():
         raise DgmvlcError(f"{path}: no such file", "Check the path.")
+    if path.suffix.lower() in (".mha", ".mhd"):
+        _require_sound_metaimage(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -282,25 +388,35 @@ def image_header(path: Path) -> sitk.ImageFileReader:
     return reader
 
 
-def is_image_name(name: str) -> bool:
-    """Whether a file name ends as a NIfTI, NRRD or MetaImage does."""
-    return name.lower().endswith(IMAGE_SUFFIXES)
-
-
-def stem(name: str) -> str:
-    """A file name without its image suffix: `a.nii.gz` gives `a`."""
-    for suffix in IMAGE_SUFFIXES:
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return Path(name).stem
-
-
 def _unreadable(path: Path, error: RuntimeError) -> DgmvlcError:
     reason = str(error).strip().splitlines()[-1].removeprefix("sitk::ERROR: ")
     return DgmvlcError(
         f"{path}: cannot be read as an image; damaged, cut short or of another format ({reason})",
         "Copy or export the file again; NIfTI, NRRD and MHA/MHD are read.",
     )
+
+
+def _require_sound_metaimage(path: Path) -> None:
+    """Refuse a MetaImage whose header is not `Key = value` lines up to ElementDataFile.
+
+    ITK frees memory that it never had on some broken headers, and takes the process down.
+    """
+    with path.open("rb") as stream:
+        lines = stream.read(METAIMAGE_HEADER_BYTES).split(b"\n")
+    keys = []
+    for line in lines:
+        found = re.match(rb"([A-Z][A-Za-z0-9_]*) *= *[ -~\t]*\r?$", line)
+        if not found:
+            break
+        keys.append(found[1].decode())
+        if keys[-1] == "ElementDataFile":
+            break
+    missing = [key for key in METAIMAGE_KEYS if key not in keys]
+    if missing:
+        raise DgmvlcError(
+            f"{path}: its header is damaged (no {', '.join(missing)})",
+            "Copy or export the file again.",
+        )
 
 
 def _require_sound_nifti(path: Path, reader: sitk.ImageFileReader) -> None:
@@ -326,11 +442,43 @@ def _require_sound_nifti(path: Path, reader: sitk.ImageFileReader) -> None:
         raise _not_finite(path, broken)
 
 
+def _require_believable_size(path: Path, reader: sitk.ImageFileReader) -> None:
+    """Refuse a header that promises more voxels than its files can hold, before memory is taken."""
+    files = (path, *data_files(path))
+    if path.suffix.lower() in (".mhd", ".nhdr") and len(files) == 1:
+        return  # a list of files, one per slice, which the reader checks itself
+    voxels, stored = math.prod(reader.GetSize()), sum(one.stat().st_size for one in files)
+    if voxels > MOST_COMPRESSION * stored:
+        raise DgmvlcError(
+            f"{path}: its header promises {' x '.join(map(str, reader.GetSize()))} voxels, "
+            f"which {stored} bytes cannot hold",
+            "Copy or export the file again.",
+        )
+
+
+def data_files(path: Path) -> tuple[Path, ...]:
+    """The voxel file that an .mhd or .nhdr header names."""
+    if path.suffix.lower() not in (".mhd", ".nhdr"):
+        return ()
+    found = re.search(
+        r"^(?:ElementDataFile\s*=|data ?file\s*:)\s*(.+?)\s*$",
+        path.read_text(errors="replace"),
+        re.IGNORECASE | re.MULTILINE,
+    )
+    data = path.parent / found[1] if found else path
+    return (data,) if data != path and data.is_file() else ()
+
+
 def _scan_bytes(path: Path, offset: int, number: str | None) -> tuple[int, int]:
     """Bytes of an uncompressed file, and how many of its numbers after `offset` are not finite."""
     packed = path.name.lower().endswith(".gz")
     with gzip.open(path) if packed else path.open("rb") as stream:
         head = stream.read(offset)
+        if head[NIFTI_MAGIC_AT:][:2] not in (b"n+", b"ni"):
+            raise DgmvlcError(
+                f"{path}: not NIfTI but Analyze 7.5, which does not tell left from right",
+                "Convert it to NIfTI from its source again.",
+            )
         # The first number of a header is its size, 348, in the file's byte order.
         order = "<" if head[:4] == (348).to_bytes(4, "little") else ">"
         size, broken = len(head), 0
@@ -349,7 +497,8 @@ def _not_finite(source: Path, broken: int) -> DgmvlcError:
     )
 
 
-def _write_array(path: Path, array: np.ndarray, volume: Volume) -> None:
+def write_on_grid(path: Path, array: np.ndarray, grid: Grid) -> None:
+    """Write an array (z, y, x) of any number type that lies on a grid, atomically."""
     if not path.name.endswith(SINGLE_FILE_SUFFIXES):
         raise DgmvlcError(
             f"{path}: unknown format to write an image in",
@@ -357,7 +506,7 @@ def _write_array(path: Path, array: np.ndarray, volume: Volume) -> None:
         )
     with atomic_path(path) as part:
         try:
-            sitk.WriteImage(image_of(array, volume), str(part), useCompression=True)
+            sitk.WriteImage(image_of_grid(array, grid), str(part), useCompression=True)
         except RuntimeError as error:
             raise DgmvlcError(
                 f"{path}: cannot be written ({str(error).strip().splitlines()[-1]})",
@@ -367,7 +516,7 @@ def _write_array(path: Path, array: np.ndarray, volume: Volume) -> None:
 
 def _same_grid(image: sitk.Image, volume: Volume) -> bool:
     """Whether an image of any orientation has the very voxels of a volume."""
-    image = sitk.DICOMOrient(image, "LPS")
+    image = oriented(image)
     return image.GetSize()[::-1] == volume.hu.shape and all(
         np.allclose(got, expected, atol=1e-3)
         for got, expected in (
@@ -407,14 +556,15 @@ def _antialias(array: np.ndarray, from_mm: tuple[float, float, float], to_mm: fl
     return ndimage.gaussian_filter(array, sigmas, mode="nearest", truncate=3.0)
 
 
-def _resample(
-    array: np.ndarray, volume: Volume, grid: Grid, interpolator: int, outside: float
+def resample_image(
+    image: sitk.Image, grid: Grid, interpolator: int = sitk.sitkLinear, outside: float = 0.0
 ) -> np.ndarray:
-    """Values of an array on the grid of `volume` at the voxels of another grid, as float32."""
+    """Values of an image at the voxels of a grid, (z, y, x), of the image's number type."""
     resampler = sitk.ResampleImageFilter()
     resampler.SetSize(grid.shape[::-1])
     resampler.SetOutputSpacing(grid.spacing_mm[::-1])
     resampler.SetOutputOrigin(grid.origin_mm)
+    resampler.SetOutputDirection(grid.direction)
     resampler.SetInterpolator(interpolator)
     resampler.SetDefaultPixelValue(outside)
-    return sitk.GetArrayFromImage(resampler.Execute(image_of(array, volume)))
+    return sitk.GetArrayFromImage(resampler.Execute(image))

@@ -13,12 +13,14 @@ class Run:
     """How a stage is run, which never changes what it computes.
 
     force: compute again what is current.  dry_run: say what would be done, write nothing.
-    workers: processes for work that splits by subject.
+    workers: processes for work that splits by subject.  cluster: address of a Dask scheduler
+    to use instead.
     """
 
     force: bool = False
     dry_run: bool = False
     workers: int = 1
+    cluster: str | None = None
     reporter: Reporter = field(default_factory=Reporter)
 
 

@@ -26,7 +26,7 @@ def describe(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     schema = settings.require_schema()
     assert settings.table is not None
     table_path = ws.root / settings.table.path
-    cleaned = clean(read_table(table_path), schema)
+    cleaned = _named(ws, settings, clean(read_table(table_path), schema))
     used, unmatched = _match(ws, cleaned.rows)
     studied = studied_attribute(settings, schema)
     placebos, records = make_placebos(used[studied], settings.study.placebos, settings.seed)
@@ -51,6 +51,21 @@ def describe(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     workspace.write_json(ws.attributes_path, record)
     sidecar.write(seconds=clock.seconds, seed=settings.seed, placebos=settings.study.placebos)
     return _describe_result(ws, prompts, studied, record, len(cleaned.exclusions))
+
+
+def _named(ws: Workspace, settings: Settings, cleaned: Cleaned) -> Cleaned:
+    """The table under the names that the workspace gives its subjects."""
+    from dgmvlc_cli.imaging.identity import workspace_identity
+    from dgmvlc_cli.stages.preprocess import key_path
+    from dgmvlc_cli.text.table import Cleaned
+
+    identity = workspace_identity(key_path(ws, settings), settings.scans.pseudonyms)
+    out = cleaned.exclusions
+    return Cleaned(
+        rows=cleaned.rows.rename(index=identity.subject),
+        status=cleaned.status.rename(index=identity.subject),
+        exclusions=out.assign(subject=out["subject"].map(identity.subject)),
+    )
 
 
 def _only(cleaned: Cleaned, subjects: pd.Index) -> Cleaned:

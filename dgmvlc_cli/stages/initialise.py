@@ -122,6 +122,8 @@ def settings_text(
         "[scans]",
         f"path = {_quote(scans)}",
         spacing,
+        '# subject_from = "auto"   # or patient-id, folder, file-name, pattern, column',
+        "# pseudonyms = true   # unset: where there are DICOM scans",
         '# masks = "masks"     # one label map per subject instead of the built-in segmenter',
         "margin_mm = 10.0     # kept around the lungs",
     ]

@@ -2,135 +2,211 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from pathlib import Path
+from collections import Counter
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from dgmvlc_cli import parallel, workspace
 from dgmvlc_cli.config import Settings
-from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.stages.base import Run, StageResult, dry_run
 from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace, slug
 
 if TYPE_CHECKING:
-    from dgmvlc_cli.imaging.discovery import Scan
+    from pathlib import Path
+
+    from dgmvlc_cli.imaging.identity import Identity, SubjectRule
+    from dgmvlc_cli.imaging.masks import MaskFiles
+    from dgmvlc_cli.imaging.prepare import Handling
+    from dgmvlc_cli.imaging.scans import Scan, Survey
 
 
-OUTPUT_FOLDERS = ("images", "models", "counterfactuals", "analysis")
+OUTPUT_FOLDERS = ("images", "models", "counterfactuals", "analysis", "restored")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScanTask:
-    """One scan to prepare, for one worker."""
+    """One scan to prepare, for one worker.  subject: its name in the workspace."""
 
     scan: Scan
+    subject: str
+    source: str
     workspace: Workspace
-    spacing_mm: float | None
-    margin_mm: float
+    handling: Handling
     masks: Path | None
     force: bool
 
 
 def preprocess(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     """Scans -> HU and masks on an isotropic LPS grid, cropped to the lungs, with QC pictures."""
-    from dgmvlc_cli.imaging.discovery import survey
-
-    made = [ws.root / name for name in OUTPUT_FOLDERS]
-    found = survey(ws.root / settings.scans.path, exclude=made)
-    tasks = [_scan_task(scan, ws, settings, run) for scan in found.scans]
+    found, identity = find_scans(ws, settings)
+    tasks = [_scan_task(scan, found, identity, ws, settings, run) for scan in found.scans]
     _refuse_same_folder(tasks)
     if run.dry_run:
         return dry_run("preprocess", [f"{len(tasks)} scans -> {ws.root / 'images'}"])
     ws.describe_dataset()
+    _write_survey(ws, settings, found, identity)
     rows, failed = [], {}
     with run.reporter.track("preprocess", len(tasks)) as advance:
-        for outcome in parallel.run(prepare_scan, tasks, run.workers):
-            subject = outcome.item.scan.subject
-            row = {"subject": subject, "source": str(outcome.item.scan.path)}
+        for outcome in parallel.run(prepare_scan, tasks, run.workers, run.cluster):
+            task = outcome.item
+            row = {"subject": task.subject, "source": task.source}
             if outcome.error is not None:
-                failed[subject] = outcome.error.message
-                run.reporter.note(f"{subject}: {outcome.error.message} {outcome.error.hint}")
-            facts = outcome.result or {}
-            rows.append(row | {"status": "failed" if outcome.error else "ok"} | facts)
-            rows[-1]["reason"] = failed.get(subject, "")
+                failed[task.subject] = _told(outcome.error.message, task, identity)
+                hint = _told(outcome.error.hint, task, identity)
+                run.reporter.note(f"{task.subject}: {failed[task.subject]} {hint}")
+            rows.append(row | {"status": "failed" if outcome.error else "ok"})
+            rows[-1] |= outcome.result or {}
+            rows[-1]["reason"] = failed.get(task.subject, "")
             advance()
     table = pd.DataFrame(rows).sort_values("subject")
     workspace.write_table(ws.subjects_path, table)
-    _write_passed_over(ws, found.passed_over)
-    following = "dgmvlc describe" if settings.table else "dgmvlc analyze"
-    return _preprocess_result(ws, table, failed, len(found.passed_over), following)
+    return _preprocess_result(ws, settings, table, failed, found, identity)
+
+
+def find_scans(ws: Workspace, settings: Settings) -> tuple[Survey, Identity]:
+    """The chosen scans and all other series, and the names that the workspace gives them."""
+    from dgmvlc_cli.imaging.choosing import choose
+    from dgmvlc_cli.imaging.discovery import collect
+    from dgmvlc_cli.imaging.identity import load_identity
+
+    made = [ws.root / name for name in OUTPUT_FOLDERS]
+    collected = collect(ws.root / settings.scans.path, made, _subject_rule(ws, settings))
+    identity = load_identity(
+        key_path(ws, settings),
+        settings.scans.pseudonyms,
+        from_dicom=any(scan.kind == "dicom" for scan in collected.scans),
+    )
+    return choose(collected, settings.scans.choose, identity), identity
+
+
+def key_path(ws: Workspace, settings: Settings) -> Path:
+    """The file that says who is behind the pseudonyms."""
+    from dgmvlc_cli.imaging.identity import default_key
+
+    return ws.root / settings.scans.key if settings.scans.key else default_key(ws.root)
 
 
 def prepare_scan(task: ScanTask) -> dict[str, Any]:
     """Prepare one scan unless it is current; returns its row of subjects.tsv."""
+    from dgmvlc_cli.imaging.masks import find_masks
     from dgmvlc_cli.imaging.prepare import prepare
     from dgmvlc_cli.imaging.qc import draw_qc
     from dgmvlc_cli.imaging.volume import write_labels, write_volume
 
-    ws, subject = task.workspace, task.scan.subject
-    mask = _mask_of(subject, task.masks) if task.masks else None
-    sidecar = _scan_sidecar(task, mask)
+    ws, subject = task.workspace, task.subject
+    masks = find_masks(task.scan.subject, task.masks, subject) if task.masks else None
+    sidecar = _scan_sidecar(task, masks)
     if sidecar.is_current() and not task.force:
         return _scan_row(sidecar.previous() or {})
     clock = Stopwatch()
-    prepared = prepare(task.scan, spacing_mm=task.spacing_mm, margin_mm=task.margin_mm, labels=mask)
+    prepared = prepare(task.scan, task.handling, masks)
     sidecar.invalidate()
     write_volume(ws.ct_path(subject), prepared.volume)
     write_labels(ws.mask_path(subject), prepared.labels, prepared.volume)
-    draw_qc(prepared.volume, prepared.labels, ws.qc_path(subject))
-    sidecar.write(seconds=clock.seconds, facts=prepared.facts, warnings=prepared.warnings)
+    warnings = prepared.warnings
+    if not task.source:
+        warnings = [_scrubbed(warning, task) for warning in warnings]
+    draw_qc(prepared.volume, prepared.labels, ws.qc_path(subject), warnings)
+    sidecar.write(
+        seconds=clock.seconds,
+        facts=prepared.facts,
+        warnings=warnings,
+        scan_grid=asdict(prepared.grid),
+    )
     return _scan_row(sidecar.previous() or {})
 
 
-def _scan_task(scan: Scan, ws: Workspace, settings: Settings, run: Run) -> ScanTask:
-    masks = settings.scans.masks
+def _subject_rule(ws: Workspace, settings: Settings) -> SubjectRule:
+    from dgmvlc_cli.imaging.identity import SubjectRule
+
+    scans = settings.scans
+    rows = _scan_column(ws, settings) if scans.subject_from == "column" else {}
+    return SubjectRule(source=scans.subject_from, pattern=scans.subject_pattern or "", rows=rows)
+
+
+def _scan_column(ws: Workspace, settings: Settings) -> dict[str, str]:
+    """What the table's rows say about their scans -> the ids of the rows."""
+    from dgmvlc_cli.text.table import read_table
+
+    schema, column = settings.require_schema(), settings.scans.subject_column
+    assert settings.table is not None
+    table = read_table(ws.root / settings.table.path)
+    if not column or column not in table:
+        raise UsageError(
+            f"subject_column {column!r} is not a column of the table.",
+            f"Name one of these under [scans]: {', '.join(table.columns)}.",
+        )
+    named = table[table[column] != ""]
+    return dict(zip(named[column], named[schema.id_column], strict=True))
+
+
+def _scan_task(
+    scan: Scan, found: Survey, identity: Identity, ws: Workspace, settings: Settings, run: Run
+) -> ScanTask:
+    scans = settings.scans
     return ScanTask(
         scan=scan,
+        subject=identity.subject(scan.subject),
+        source="" if identity.pseudonymous else str(scan.path),
         workspace=ws,
-        spacing_mm=settings.working_spacing_mm,
-        margin_mm=settings.scans.margin_mm,
-        masks=ws.root / masks if masks else None,
+        handling=_handling(settings),
+        masks=ws.root / scans.masks if scans.masks else None,
         force=run.force,
     )
 
 
-def _mask_of(subject: str, folder: Path) -> Path:
-    """The subject's label map in a folder of masks: `A.nii.gz`, else `A_mask.nii.gz`."""
-    from dgmvlc_cli.imaging.volume import is_image_name, stem
+def _handling(settings: Settings) -> Handling:
+    from dgmvlc_cli.imaging.prepare import Handling
 
-    images = [path for path in sorted(folder.glob("*")) if is_image_name(path.name)]
-    found = [path for path in images if stem(path.name) == subject]
-    found += [path for path in images if re.match(re.escape(subject) + "[_-]", stem(path.name))]
-    if not found:
-        raise DgmvlcError(
-            f"No mask for subject {subject} in {folder}.",
-            f"Add {subject}.nii.gz, or remove `masks` from [scans] to use the built-in segmenter.",
-        )
-    return found[0]
+    scans = settings.scans
+    return Handling(
+        spacing_mm=settings.working_spacing_mm,
+        margin_mm=scans.margin_mm,
+        segmenter=scans.segmenter,
+        mask_labels=scans.mask_labels
+        if isinstance(scans.mask_labels, str)
+        else {str(name): values for name, values in scans.mask_labels.items()},
+        max_missing_slices=scans.max_missing_slices,
+        allow_lossy=scans.allow_lossy,
+        allow_not_hu=scans.allow_not_hu,
+    )
 
 
 def _refuse_same_folder(tasks: list[ScanTask]) -> None:
     seen: dict[str, str] = {}
     for task in tasks:
-        subject = task.scan.subject
-        other = seen.setdefault(slug(subject), subject)
-        if other != subject:
+        other = seen.setdefault(slug(task.subject), task.subject)
+        if other != task.subject:
             raise DgmvlcError(
-                f"Subjects {other!r} and {subject!r} would share the folder sub-{slug(subject)}.",
+                f"Subjects {other!r} and {task.subject!r} would share the folder "
+                f"sub-{slug(task.subject)}.",
                 "Rename one of them.",
             )
 
 
-def _scan_sidecar(task: ScanTask, mask: Path | None) -> Sidecar:
-    ws, subject = task.workspace, task.scan.subject
+def _told(message: str, task: ScanTask, identity: Identity) -> str:
+    return _scrubbed(message, task) if identity.pseudonymous else message
+
+
+def _scrubbed(message: str, task: ScanTask) -> str:
+    """A message that names no path and no id."""
+    from dgmvlc_cli.imaging.identity import scrub
+
+    files = [*task.scan.files, *task.scan.unreadable]
+    if task.masks:
+        files += [path for path in task.masks.rglob("*") if task.scan.subject in str(path)]
+    return scrub(message, task.scan.subject, task.subject, files)
+
+
+def _scan_sidecar(task: ScanTask, masks: MaskFiles | None) -> Sidecar:
+    ws, subject = task.workspace, task.subject
     inputs = {
         "source_sha256": workspace.sha256_files(list(task.scan.files)),
-        "mask_sha256": workspace.sha256_file(mask) if mask else None,
-        "spacing_mm": task.spacing_mm,
-        "margin_mm": task.margin_mm,
+        "mask_sha256": workspace.sha256_files(list(masks.files)) if masks else None,
+        **asdict(task.handling),
     }
     outputs = (ws.ct_path(subject), ws.mask_path(subject), ws.qc_path(subject))
     return Sidecar(path=ws.sidecar_path(subject), inputs=inputs, outputs=outputs)
@@ -150,20 +226,24 @@ def _cell(value: Any) -> Any:
     return "x".join(f"{v:g}" for v in value) if isinstance(value, list) else value
 
 
-def _write_passed_over(ws: Workspace, passed_over: list[Any]) -> None:
-    table = pd.DataFrame(
-        [{"path": str(one.path), "reason": one.reason} for one in passed_over],
-        columns=["path", "reason"],
-    )
-    workspace.write_table(ws.root / "passed_over.tsv", table)
+def _write_survey(ws: Workspace, settings: Settings, found: Survey, identity: Identity) -> None:
+    """series.tsv, and the key where the names in it are pseudonyms."""
+    from dgmvlc_cli.imaging.choosing import series_paths, series_rows
+    from dgmvlc_cli.imaging.identity import save_key
+
+    workspace.write_table(ws.series_path, pd.DataFrame(series_rows(found, identity)))
+    if identity.pseudonymous:
+        ids = {one.subject for one in found.all} - {""}
+        save_key(key_path(ws, settings), identity, ids, series_paths(found, identity))
 
 
 def _preprocess_result(
     ws: Workspace,
+    settings: Settings,
     table: pd.DataFrame,
     failed: dict[str, str],
-    passed_over: int,
-    following: str,
+    found: Survey,
+    identity: Identity,
 ) -> StageResult:
     ok = table[table["status"] == "ok"]
     if ok.empty:
@@ -172,21 +252,43 @@ def _preprocess_result(
             f"No scan of {len(table)} could be prepared; the first ({first[0]}): {first[1]}",
             f"The reason for each is in {ws.subjects_path}.",
         )
-    warned = int((ok["warnings"] != "").sum())
+    warned, others = int((ok["warnings"] != "").sum()), len(found.passed_over)
     summary = [
         f"{len(ok)} of {len(table)} scans ready"
         + (f", {warned} with warnings" if warned else "")
         + (f"; {len(failed)} failed" if failed else "")
-        + (f"; {passed_over} files passed over" if passed_over else ""),
+        + (
+            f"; {others} other series and files, each with its reason in {ws.series_path}"
+            if others
+            else ""
+        ),
         f"median lung volume {ok['lung_volume_ml'].median() / 1000:.2f} L, "
         f"median lung mean {ok['mean_lung_hu'].median():.0f} HU",
         f"one row per scan: {ws.subjects_path}; pictures: {ws.root / 'images'}/sub-*/sub-*_qc.png",
+        *_mixed_kernels(ok),
     ]
-    facts = {"ok": len(ok), "failed": failed, "passed_over": passed_over}
+    if identity.pseudonymous:
+        summary.append(
+            f"names are pseudonyms; who is behind them: {key_path(ws, settings)} (keep it apart)"
+        )
+    facts = {"ok": len(ok), "failed": failed, "passed_over": others}
     return StageResult(
         stage="preprocess",
         summary=summary,
         facts=facts,
         failed=failed,
-        next_command=following,
+        next_command="dgmvlc describe" if settings.table else "dgmvlc analyze",
     )
+
+
+def _mixed_kernels(ok: pd.DataFrame) -> list[str]:
+    """A warning where density is not comparable, because scans were reconstructed differently."""
+    from dgmvlc_cli.imaging.vocabulary import sharpness
+
+    counted = Counter(sharpness(str(kernel)) for kernel in ok.get("kernel", ()) if kernel)
+    if not (counted["sharp"] and counted["smooth"]):
+        return []
+    return [
+        f"WARNING: {counted['smooth']} scans of smooth and {counted['sharp']} of sharp kernels; "
+        "their densities are not comparable (column kernel)"
+    ]

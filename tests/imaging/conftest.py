@@ -32,9 +32,10 @@ class Series:
     patient: str = "P1"
     tags: dict[str, Any] = field(default_factory=dict)
     slopes: list[float] = field(default_factory=list)
+    positions: np.ndarray | None = None
 
     def write(self, folder: Path) -> list[Path]:
-        """One file per slice, at growing positions along the normal (or along `step`)."""
+        """One file per slice, at `positions`, or in steps along the normal (or along `step`)."""
         folder.mkdir(parents=True, exist_ok=True)
         normal = np.cross(self.orientation[:3], self.orientation[3:])
         step = normal if self.step is None else np.array(self.step)
@@ -42,6 +43,8 @@ class Series:
         for index, pixels in enumerate(self.stored):
             path = folder / f"I{index:03d}.dcm"
             position = np.array([10.0, 20.0, 30.0]) + index * self.gap_mm * step
+            if self.positions is not None:
+                position = self.positions[index]
             self._dataset(path, index, pixels, position).save_as(path, enforce_file_format=True)
             paths.append(path)
         return paths
@@ -91,6 +94,18 @@ def chest() -> tuple[Volume, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
+def chest_series(chest) -> Callable[..., Series]:
+    """The synthetic chest as a DICOM series of a patient, every other slice."""
+
+    def build(patient: str, uid: str) -> Series:
+        stored = np.rint(chest[0].hu[::2]).astype(int) + 1024
+        tags = {"PixelSpacing": [4.0, 4.0]}
+        return Series(stored, gap_mm=8.0, patient=patient, uid=uid, tags=tags)
+
+    return build
+
+
+@pytest.fixture(scope="session")
 def dice() -> Callable[[np.ndarray, np.ndarray], float]:
     """Overlap of two masks, 2 |A and B| / (|A| + |B|)."""
 
@@ -135,6 +150,25 @@ def field_of() -> Callable[[Volume], np.ndarray]:
         return field_at(points).reshape(volume.hu.shape)
 
     return values
+
+
+@pytest.fixture(scope="session")
+def field_series() -> Callable[..., Series]:
+    """A series of the field x + 2 y + 3 z at given positions and orientation, to 0.05."""
+
+    def build(positions: np.ndarray, orientation: tuple[float, ...], rows_cols=(24, 26)) -> Series:
+        row, column = np.array(orientation[:3]), np.array(orientation[3:])
+        down, across = np.indices(rows_cols)
+        grid = down[..., None] * 1.5 * column + across[..., None] * 1.25 * row
+        values = np.stack([field_at((grid + one).reshape(-1, 3).T) for one in positions])
+        stored = np.round(values.reshape(-1, *rows_cols) * 10).astype(int)
+        tags = {"RescaleIntercept": 0}
+        slopes = [0.1] * len(positions)
+        return Series(
+            stored, orientation=orientation, positions=positions, slopes=slopes, tags=tags
+        )
+
+    return build
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 
-from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.errors import DgmvlcError, UsageError
+from dgmvlc_cli.imaging.choosing import series_rows
 from dgmvlc_cli.imaging.discovery import survey
+from dgmvlc_cli.imaging.identity import Identity, SubjectRule
 
 
 def image(path, seed=0, slices=4, dtype=np.int16):
@@ -72,10 +75,10 @@ def test_the_largest_series_of_a_subject_is_chosen_and_the_others_listed(ramp, t
     replace(ramp, uid="1.2.9", stored=ramp.stored[:3]).write(tmp_path / "few")
     replace(ramp, uid="1.2.8").write(tmp_path / "many")
     found = survey(tmp_path)
-    assert [(scan.series_uid, len(scan.files)) for scan in found.scans] == [("1.2.8", 8)]
+    assert [(scan.path.name, len(scan.files)) for scan in found.scans] == [("many", 8)]
     (other,) = found.passed_over
     assert other.path.name == "few"
-    assert "larger scan" in other.reason
+    assert other.reason == "covers 6 mm; the chosen series: covers 16 mm"
 
 
 def test_two_series_in_one_folder_are_told_apart(ramp, tmp_path):
@@ -86,6 +89,13 @@ def test_two_series_in_one_folder_are_told_apart(ramp, tmp_path):
         ("A", 8),
         ("B", 8),
     ]
+
+
+def test_slices_that_share_one_instance_uid_are_no_copies(ramp, tmp_path, rewrite):
+    for path in ramp.write(tmp_path):
+        rewrite(path, SOPInstanceUID="1.2.3.4.1")
+    found = survey(tmp_path)
+    assert len(found.scans[0].files) == 8 and found.passed_over == []
 
 
 def test_what_is_no_ct_slice_is_listed_with_its_reason(ramp, tmp_path, rewrite):
@@ -101,7 +111,7 @@ def test_what_is_no_ct_slice_is_listed_with_its_reason(ramp, tmp_path, rewrite):
     assert reasons["I007.dcm"] == "modality SR, not CT"
     assert "localizer" in reasons["I006.dcm"]
     assert "damaged" in reasons["junk.dcm"]
-    assert reasons["copy.dcm"] == "a copy of I000.dcm"
+    assert reasons["copy.dcm"] == "a copy of another slice of the series"
 
 
 def test_a_damaged_scan_is_still_a_scan_that_can_fail(tmp_path):
@@ -124,3 +134,115 @@ def test_the_real_scan_is_told_from_its_masks(real_data):
     found = survey(real_data("ct64"))
     assert [scan.subject for scan in found.scans] == ["ct-64"]
     assert [one.path.name for one in found.passed_over] == ["lobes-64.nrrd", "wholelung-64.nrrd"]
+
+
+def series_of(ramp, folder, uid, **changes):
+    """Write a series with other tags or slices than the ramp's."""
+    tags = changes.pop("tags", {})
+    return replace(ramp, uid=uid, tags=tags, **changes).write(folder / uid)
+
+
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        ({"ImageType": ["DERIVED", "SECONDARY", "MPR"]}, "derived; the chosen series: original"),
+        ({"SeriesDescription": "Thorax EXP"}, "exp; the chosen series: not expiratory"),
+        ({"ContrastBolusAgent": "Ultravist"}, "with contrast; the chosen series: without contrast"),
+        (
+            {"ConvolutionKernel": "LUNG"},
+            "sharp kernel LUNG; the chosen series: smooth kernel STANDARD",
+        ),
+        (
+            {"LossyImageCompression": "01"},
+            "compressed with loss; the chosen series: without loss",
+        ),
+    ],
+)
+def test_of_two_like_series_the_rule_decides_and_says_why(tags, said, ramp, tmp_path):
+    series_of(ramp, tmp_path, "1.1", tags={"ConvolutionKernel": "STANDARD"} | tags)
+    series_of(ramp, tmp_path, "1.2", tags={"ConvolutionKernel": "STANDARD"})
+    found = survey(tmp_path)
+    assert [scan.path.name for scan in found.scans] == ["1.2"]
+    assert [one.reason for one in found.passed_over] == [said]
+
+
+def test_thin_slices_are_preferred_unless_they_cover_less(ramp, tmp_path):
+    series_of(ramp, tmp_path, "1.1", stored=ramp.stored[::2], gap_mm=4.0)
+    series_of(ramp, tmp_path, "1.2")
+    series_of(ramp, tmp_path, "1.3", gap_mm=0.5)
+    found = survey(tmp_path)
+    assert [scan.path.name for scan in found.scans] == ["1.2"]
+    assert [one.reason for one in found.passed_over] == [
+        "gaps of 4.00 mm; the chosen series: gaps of 2.00 mm",
+        "covers 4 mm; the chosen series: covers 16 mm",
+    ]
+
+
+def test_a_coronal_reformat_gives_way_to_the_axial_series(ramp, tmp_path):
+    series_of(ramp, tmp_path, "1.1", orientation=(1, 0, 0, 0, 0, -1), gap_mm=0.4)
+    found = survey(tmp_path)
+    assert found.scans[0].traits.plane == "coronal"
+    series_of(ramp, tmp_path, "1.2", gap_mm=1.0)
+    found = survey(tmp_path)
+    assert [scan.traits.plane for scan in found.scans] == ["axial"]
+
+
+def test_another_series_can_be_named_by_label_or_path(ramp, tmp_path):
+    for uid in ("1.1", "1.2"):
+        series_of(ramp, tmp_path, uid)
+    rows = series_rows(survey(tmp_path), Identity())
+    label = next(row["series"] for row in rows if row["chosen"] == "no")
+    for name in (label, "1.2"):
+        found = survey(tmp_path, overrides={"P1": name})
+        assert [scan.path.name for scan in found.scans] == ["1.2"]
+        assert found.passed_over[0].reason == "another was named in dgmvlc.toml"
+    with pytest.raises(UsageError, match="fits 0 series"):
+        survey(tmp_path, overrides={"P1": "none"})
+    with pytest.raises(UsageError, match="'P2' that has no scan"):
+        survey(tmp_path, overrides={"P2": label})
+
+
+def test_slices_of_another_size_under_one_uid_are_told_apart(ramp, tmp_path):
+    series_of(ramp, tmp_path, "1.1")
+    scout = replace(ramp, uid="1.1", stored=ramp.stored[:1, :4, :4]).write(tmp_path / "scout")
+    dataset = pydicom.dcmread(scout[0])
+    dataset.SOPInstanceUID = "9.9"
+    dataset.save_as(scout[0])
+    found = survey(tmp_path)
+    assert len(found.scans[0].files) == 8
+    assert "1 slice(s) of another size or orientation" in found.scans[0].notes[0]
+    assert len(found.passed_over) == 1
+
+
+def test_every_series_is_a_row_with_what_it_is_like(ramp, tmp_path):
+    tags = {
+        "SeriesDescription": "Thorax insp 1.0 Jane Doe",
+        "ConvolutionKernel": ["Br40d", "3"],
+        "SliceThickness": 2.5,
+    }
+    series_of(ramp, tmp_path, "1.1", tags=tags)
+    series_of(ramp, tmp_path, "1.2", tags={"Modality": "PT", "ConvolutionKernel": "DOE"})
+    image(tmp_path / "labels" / "s1.nii.gz", dtype=np.uint8)
+    rows = series_rows(survey(tmp_path), Identity())
+    assert {(row["chosen"], row["reason"], row["files"]) for row in rows} == {
+        ("yes", "", 8),
+        ("no", "modality PT, not CT", 8),
+        ("no", "looks like a mask", 1),
+    }
+    first = next(row for row in rows if row["chosen"] == "yes")
+    assert first["words"] == "thorax insp"
+    assert first["kernel"] == "BR40D"
+    assert (first["slices"], first["gap_mm"], first["thickness_mm"]) == (8, 2.0, 2.5)
+    assert first["image_type"] == "ORIGINAL/PRIMARY/AXIAL"
+    hidden = series_rows(survey(tmp_path), Identity(secret=b"x" * 32))
+    assert {row["path"] for row in hidden} == {""}
+    assert not any("P1" in str(row.values()) for row in hidden)
+
+
+def test_a_rule_that_gives_no_subject_passes_the_scan_over(tmp_path):
+    image(tmp_path / "S01_ct.nii.gz")
+    image(tmp_path / "phantom.nii.gz")
+    rule = SubjectRule(source="pattern", pattern=r"(?P<subject>S\d+)")
+    found = survey(tmp_path, rule=rule)
+    assert [scan.subject for scan in found.scans] == ["S01"]
+    assert found.passed_over[0].reason == "no subject id by the rule `pattern`"

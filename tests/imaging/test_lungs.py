@@ -163,3 +163,13 @@ def test_implausible_lungs_are_told(chest):
 def test_the_threshold_lies_midway_between_two_classes():
     hu = np.r_[np.full(300, -860.0), np.full(700, 40.0)]
     assert lung_threshold(hu) == pytest.approx(-410.0)
+
+
+@pytest.mark.parametrize("order", [(1, 0, 2), (2, 1, 0), (1, 2, 0)])
+@pytest.mark.parametrize("flip", [(True, False, False), (False, True, False), (False, False, True)])
+def test_flipped_and_exchanged_axes_change_nothing(order, flip, real_scan, real_labels, tmp_path):
+    image = sitk.Flip(image_of(real_scan.hu, real_scan), flip)
+    sitk.WriteImage(sitk.PermuteAxes(image, order), str(tmp_path / "a.nrrd"))
+    volume = read_volume(tmp_path / "a.nrrd")
+    np.testing.assert_array_equal(volume.hu, real_scan.hu)
+    np.testing.assert_allclose(volume.origin_mm, real_scan.origin_mm, atol=1e-4)

@@ -23,8 +23,8 @@ def test_the_picture_shows_the_head_up_and_the_right_lung_at_the_left(two_boxes,
     draw_qc(*two_boxes, tmp_path / "qc.png")
     picture = imread(tmp_path / "qc.png")[..., :3]
     height, width, _ = picture.shape
-    # Axial, coronal and sagittal pictures are 100, 100 and 60 mm wide.
-    coronal = picture[:, int(width * 100 / 260) : int(width * 200 / 260)]
+    # Axial, coronal and sagittal pictures are 100, 100 and 60 mm wide, the histogram 128 mm.
+    coronal = picture[:, int(width * 100 / 388) : int(width * 200 / 388)]
     lung = coronal.mean(axis=2) < 0.5
     upper, lower = lung[: height // 2], lung[height // 2 :]
     left, right = slice(0, lung.shape[1] // 2), slice(lung.shape[1] // 2, None)
@@ -50,3 +50,12 @@ def test_a_place_that_cannot_be_written_is_an_error(two_boxes, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DgmvlcError):
         draw_qc(*two_boxes, tmp_path / "file" / "qc.png")
+
+
+def test_flags_lie_below_the_pictures_in_the_colour_of_warnings(two_boxes, tmp_path):
+    draw_qc(*two_boxes, tmp_path / "plain.png")
+    draw_qc(*two_boxes, tmp_path / "flagged.png", ["lung volume 0.30 L is outside 1-10 L"] * 2)
+    plain, flagged = (imread(tmp_path / f"{name}.png") for name in ("plain", "flagged"))
+    assert flagged.shape[0] > plain.shape[0] and flagged.shape[1] == plain.shape[1]
+    added = flagged[plain.shape[0] :, :, :3]
+    assert (added[..., 0] - added[..., 2] > 0.5).sum() > 200

@@ -16,6 +16,7 @@ from dgmvlc_cli.imaging.volume import (
     crop_to_lungs,
     isotropic_grid,
     read_labels,
+    read_scan_file,
     read_volume,
     resample_isotropic,
     resample_labels,
@@ -239,3 +240,43 @@ def test_a_mask_of_another_place_or_of_fractions_is_refused(chest, tmp_path):
     write_volume(tmp_path / "hu.nii.gz", volume)
     with pytest.raises(DgmvlcError, match="not a label map"):
         read_labels(tmp_path / "hu.nii.gz")
+
+
+def test_a_nifti_that_lost_its_geometry_is_told(tmp_path):
+    values = np.full((6, 7, 8), -800, np.int16)
+    for name, affine, said in (
+        ("lost", np.eye(4), "identity affine"),
+        ("none", None, "left may be right"),
+        ("whole", np.diag([-1, -1, 2, 1]), None),
+    ):
+        nibabel.save(nibabel.Nifti1Image(values, affine), tmp_path / f"{name}.nii.gz")
+        notes = read_scan_file(tmp_path / f"{name}.nii.gz").notes
+        assert (said in notes[0]) if said else notes == ()
+
+
+def test_analyze_is_not_taken_for_nifti(tmp_path):
+    path = tmp_path / "a.nii"
+    nibabel.save(nibabel.Nifti1Image(np.full((6, 7, 8), -800, np.int16), np.eye(4)), path)
+    assert (read_volume(path).hu == -800).all()
+    content = bytearray(path.read_bytes())
+    content[344:348] = bytes(4)
+    path.write_bytes(content)
+    with pytest.raises(DgmvlcError, match="Analyze"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"ElementSpacing", b"E\xecementSpacing"),  # takes ITK down
+        (b"DimSize", b"DmSize"),
+        (b"ElementDataFile", b"ElementDataFiles"),
+        (b"NDims = 3", b"NDims = \x003"),
+    ],
+)
+def test_a_metaimage_with_a_broken_header_never_reaches_the_reader(before, after, chest, tmp_path):
+    path = tmp_path / "a.mha"
+    write_volume(path, chest[0])
+    path.write_bytes(path.read_bytes().replace(before, after, 1))
+    with pytest.raises(DgmvlcError, match="its header is damaged"):
+        read_volume(path)

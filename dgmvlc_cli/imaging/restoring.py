@@ -1,0 +1,104 @@
+"""Results on the grid of a preprocessed scan, brought back to the voxels of the scan as it came."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import SimpleITK as sitk
+
+from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.imaging.names import stem
+from dgmvlc_cli.imaging.volume import AIR_HU, Grid, grid_of_image, read_image, resample_image
+
+ResultKind = Literal["hu", "difference", "mask"]
+OUTSIDE_VALUE = {"hu": AIR_HU, "difference": 0.0, "mask": 0.0}
+SLAB_VOXELS = 1 << 25
+
+
+def kind_of_result(path: Path, image: sitk.Image) -> ResultKind:
+    """What a result is: a mask by its number type or name, HU by the name's ending `_ct`."""
+    name = stem(path.name)
+    if name.endswith("_ct"):
+        return "hu"
+    if image.GetPixelID() in (sitk.sitkUInt8, sitk.sitkUInt16) or name.endswith("_mask"):
+        return "mask"
+    return "difference"
+
+
+def grid_from_record(record: dict[str, Any]) -> Grid:
+    """The grid that `preprocess` wrote into the sidecar of a scan."""
+    depth, height, width = record["shape"]
+    z_mm, y_mm, x_mm = record["spacing_mm"]
+    x, y, z = record["origin_mm"]
+    return Grid(
+        shape=(depth, height, width),
+        spacing_mm=(z_mm, y_mm, x_mm),
+        origin_mm=(x, y, z),
+        direction=tuple(record["direction"]),
+    )
+
+
+def restore_image(image: sitk.Image, grid: Grid, kind: ResultKind) -> np.ndarray:
+    """The values of a result at the voxels of a grid; air or nothing where it does not reach.
+
+    HU by cubic splines within the range that the result has, differences linearly, masks by the
+    class that fills most of a voxel.  Whole numbers stay whole numbers.
+    """
+    values = sitk.GetArrayViewFromImage(image)
+    restored = np.empty(grid.shape, values.dtype)
+    for start, slab in _slabs(grid):
+        part = restored[start : start + slab.shape[0]]
+        part[:] = _labels(image, slab) if kind == "mask" else _numbers(image, slab, kind)
+    return restored
+
+
+def _slabs(grid: Grid) -> Iterator[tuple[int, Grid]]:
+    """A grid in parts along its first axis, so that a whole scan never lies in memory as floats."""
+    thickness = max(1, SLAB_VOXELS // (grid.shape[1] * grid.shape[2]))
+    upward = np.reshape(grid.direction, (3, 3))[:, 2] * grid.spacing_mm[0]
+    for start in range(0, grid.shape[0], thickness):
+        x, y, z = (float(mm) for mm in np.array(grid.origin_mm) + start * upward)
+        depth = min(thickness, grid.shape[0] - start)
+        yield start, replace(grid, shape=(depth, *grid.shape[1:]), origin_mm=(x, y, z))
+
+
+def _numbers(image: sitk.Image, grid: Grid, kind: ResultKind) -> np.ndarray:
+    values = sitk.GetArrayViewFromImage(image)
+    low, high = float(values.min()), float(values.max())
+    method = sitk.sitkBSpline if kind == "hu" else sitk.sitkLinear
+    found = resample_image(sitk.Cast(image, sitk.sitkFloat32), grid, method, OUTSIDE_VALUE[kind])
+    found = np.clip(found, min(low, OUTSIDE_VALUE[kind]), max(high, OUTSIDE_VALUE[kind]))
+    return np.rint(found) if np.issubdtype(values.dtype, np.integer) else found
+
+
+def _labels(image: sitk.Image, grid: Grid) -> np.ndarray:
+    values = sitk.GetArrayViewFromImage(image)
+    best = np.zeros(grid.shape, values.dtype)
+    best_share, rest = np.zeros(grid.shape, np.float32), np.ones(grid.shape, np.float32)
+    for value in np.unique(values[values > 0]):
+        share = resample_image(sitk.Cast(image == int(value), sitk.sitkFloat32), grid)
+        wins = share > best_share
+        best[wins], best_share[wins] = value, share[wins]
+        rest -= share
+    best[rest > best_share] = 0
+    return best
+
+
+def read_result(path: Path, spacing_mm: tuple[float, float, float]) -> sitk.Image:
+    """A result file; DgmvlcError where its voxels are not those of the preprocessed scan."""
+    image = read_image(path)
+    got = grid_of_image(image).spacing_mm
+    if not np.allclose(got, spacing_mm, rtol=0.01):
+        raise DgmvlcError(
+            f"{path}: voxels of {_mm(got)} mm, the preprocessed scan has {_mm(spacing_mm)} mm",
+            "Give a file that was made from this workspace's scan, or name the right --subject.",
+        )
+    return image
+
+
+def _mm(spacing: tuple[float, float, float]) -> str:
+    return " x ".join(f"{one:g}" for one in spacing)

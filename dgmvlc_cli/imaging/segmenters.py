@@ -1,0 +1,93 @@
+"""Segmenters by name: the built-in one, and adapters to what a user may have installed."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.imaging.lungs import segment
+from dgmvlc_cli.imaging.masks import READY_MAPPINGS, tissues
+from dgmvlc_cli.imaging.volume import Volume, image_of
+
+LUNGMASK_MODEL = "R231"
+TOTALSEGMENTATOR_STRUCTURES = [
+    "lung_upper_lobe_left",
+    "lung_lower_lobe_left",
+    "lung_upper_lobe_right",
+    "lung_middle_lobe_right",
+    "lung_lower_lobe_right",
+    "trachea",
+]
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def segment_with(name: str, volume: Volume) -> np.ndarray:
+    """Tissue labels, uint8 (z, y, x), by `builtin`, `lungmask` or `totalsegmentator`.
+
+    Raises DgmvlcError where the segmenter is not installed, or gives something else than labels
+    on the scan's grid.
+    """
+    if name == "builtin":
+        return segment(volume)
+    values = {"lungmask": _lungmask, "totalsegmentator": _totalsegmentator}[name](volume)
+    if values.shape != volume.hu.shape:
+        raise DgmvlcError(
+            f"{name} gave a mask of shape {values.shape} for a scan of {volume.hu.shape}.",
+            "Use another version of it, or --segmenter builtin.",
+        )
+    mapping = READY_MAPPINGS[name]
+    return tissues(volume, {part: np.isin(values, found) for part, found in mapping.items()})
+
+
+def _lungmask(volume: Volume) -> np.ndarray:
+    """1 right lung, 2 left lung.
+
+    Source: Hofmanninger et al. 2020, doi:10.1186/s41747-020-00173-2
+    """
+    return np.asarray(_lungmask_inferer().apply(image_of(volume.hu, volume)))
+
+
+@cache
+def _lungmask_inferer() -> Any:
+    """The network, loaded once per process."""
+    try:
+        from lungmask import LMInferer
+    except ImportError as error:
+        raise _not_installed("lungmask") from error
+    return LMInferer(modelname=LUNGMASK_MODEL, tqdm_disable=True)
+
+
+def _totalsegmentator(volume: Volume) -> np.ndarray:
+    """Values of the task `total` of version 2.
+
+    Source: Wasserthal et al. 2023, doi:10.1148/ryai.230024
+    """
+    try:
+        import nibabel
+        from totalsegmentator.python_api import totalsegmentator
+    except ImportError as error:
+        raise _not_installed("totalsegmentator") from error
+    scan = nibabel.Nifti1Image(volume.hu.transpose(2, 1, 0), _ras_affine(volume))
+    found = totalsegmentator(
+        scan, None, ml=True, quiet=True, roi_subset=TOTALSEGMENTATOR_STRUCTURES
+    )
+    return np.rint(np.asarray(found.dataobj)).astype(np.int32).transpose(2, 1, 0)
+
+
+def _ras_affine(volume: Volume) -> np.ndarray:
+    """Index (x, y, z) to RAS mm, as NIfTI has it."""
+    affine = np.eye(4)
+    spacing_xyz = np.array(volume.spacing_mm[::-1])
+    affine[:3, :3] = np.reshape(volume.direction, (3, 3)) * spacing_xyz
+    affine[:3, 3] = volume.origin_mm
+    return LPS_TO_RAS @ affine
+
+
+def _not_installed(name: str) -> DgmvlcError:
+    return DgmvlcError(
+        f"The segmenter {name} is not installed.",
+        f'Run `pip install "dgmvlc[{name}]"`, or use --segmenter builtin.',
+    )

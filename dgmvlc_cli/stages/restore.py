@@ -1,0 +1,106 @@
+"""Results back on the voxels of the scans they belong to."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dgmvlc_cli import workspace
+from dgmvlc_cli.errors import DgmvlcError, UsageError
+from dgmvlc_cli.stages.base import Run, StageResult, dry_run
+from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace, slug
+
+if TYPE_CHECKING:
+    from dgmvlc_cli.imaging.restoring import ResultKind
+
+SUFFIX = "_space-scan"
+
+
+def restore(
+    ws: Workspace,
+    run: Run,
+    files: list[Path],
+    *,
+    subject: str | None = None,
+    kind: ResultKind | None = None,
+    out: Path | None = None,
+) -> StageResult:
+    """Counterfactuals, difference maps, masks -> the voxels of the subject's scan as it came.
+
+    subject: whose the files are; by default what the path says (`sub-X`).  kind: what they are.
+    A scan whose tilt or gaps were corrected has no grid of its own; there it is the corrected one.
+    """
+    made = []
+    jobs = [_job(ws, path, subject, out) for path in files]
+    if run.dry_run:
+        return dry_run("restore", [f"{path} -> {target}" for path, target, _ in jobs])
+    with run.reporter.track("restore", len(jobs)) as advance:
+        for path, target, record in jobs:
+            made.append(_restore_one(path, target, record, kind, run.force))
+            advance()
+    kept = sum(not new for new in made)
+    summary = [
+        f"{len(made) - kept} of {len(made)} files brought to the grid of their scans"
+        + (f"; {kept} current, kept" if kept else ""),
+        *(str(target) for _, target, _ in jobs),
+    ]
+    return StageResult(
+        stage="restore", summary=summary, facts={"files": [str(target) for _, target, _ in jobs]}
+    )
+
+
+def _job(
+    ws: Workspace, path: Path, subject: str | None, out: Path | None
+) -> tuple[Path, Path, dict[str, Any]]:
+    """A file, where its restored version goes, and the sidecar of its scan."""
+    from dgmvlc_cli.imaging.names import stem
+
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file", "Give files that this workspace made.")
+    found = re.search(r"sub-([A-Za-z0-9.-]+)", path.name) or re.search(
+        r"sub-([A-Za-z0-9.-]+)", path.resolve().as_posix()
+    )
+    name = slug(subject) if subject else (found[1] if found else "")
+    record = workspace.read_json(ws.root / "images" / f"sub-{name}" / f"sub-{name}.json")
+    if not name or not record or "scan_grid" not in record:
+        raise DgmvlcError(
+            f"{path}: no preprocessed scan of subject {name or '(unknown)'} in {ws.root}.",
+            "Name its --subject, or run `dgmvlc preprocess` again.",
+        )
+    folder = out or ws.root / "restored" / f"sub-{name}"
+    return path, folder / f"{stem(path.name)}{SUFFIX}.nii.gz", record
+
+
+def _restore_one(
+    path: Path, target: Path, record: dict[str, Any], kind: ResultKind | None, force: bool
+) -> bool:
+    """Restore a file unless that is done already; returns whether it was done now."""
+    from dgmvlc_cli.imaging.restoring import (
+        grid_from_record,
+        kind_of_result,
+        read_result,
+        restore_image,
+    )
+    from dgmvlc_cli.imaging.volume import write_on_grid
+
+    image = read_result(path, tuple(record["facts"]["spacing_mm"]))
+    kind = kind or kind_of_result(path, image)
+    inputs = {
+        "result_sha256": workspace.sha256_file(path),
+        "scan_grid": record["scan_grid"],
+        "kind": kind,
+    }
+    sidecar = Sidecar(
+        path=target.with_name(target.name.removesuffix(".nii.gz") + ".json"),
+        inputs=inputs,
+        outputs=(target,),
+    )
+    if sidecar.is_current() and not force:
+        return False
+    clock = Stopwatch()
+    sidecar.invalidate()
+    grid = grid_from_record(record["scan_grid"])
+    write_on_grid(target, restore_image(image, grid, kind), grid)
+    sidecar.write(seconds=clock.seconds)
+    return True

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from types import ModuleType
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from dgmvlc_cli.errors import DgmvlcError, UsageError
+from dgmvlc_cli.imaging import segmenters
+from dgmvlc_cli.imaging.masks import MaskFiles, find_masks, given_labels
+from dgmvlc_cli.imaging.volume import (
+    LUNGS,
+    Tissue,
+    image_of,
+    read_labels,
+    read_volume,
+    write_labels,
+)
+
+RIGHT, LEFT, AIRWAY = Tissue.RIGHT_LUNG, Tissue.LEFT_LUNG, Tissue.AIRWAY
+
+
+def values_of(truth: np.ndarray, table: dict[int, int]) -> np.ndarray:
+    """A label map in other values: Tissue -> value."""
+    return sum((truth == tissue) * value for tissue, value in table.items()).astype(np.uint16)
+
+
+@pytest.fixture
+def given(chest, tmp_path):
+    """given(values, mapping) reads a label map that lies on the chest."""
+    volume, _ = chest
+
+    def read(values: np.ndarray, mapping="auto") -> np.ndarray:
+        sitk.WriteImage(image_of(values, volume), str(tmp_path / "m.nrrd"))
+        return given_labels(MaskFiles(files=(tmp_path / "m.nrrd",)), volume, mapping)
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("mapping", "table"),
+    [
+        ("tissue", {1: 1, RIGHT: 2, LEFT: 3, AIRWAY: 4}),
+        ("aiib23", {RIGHT: 1, LEFT: 1, AIRWAY: 2}),
+        ("cip", {1: 15, RIGHT: 12, LEFT: 9, AIRWAY: 512}),  # 15 is the mediastinum
+        ("cip", {1: 29, RIGHT: 5 + 3 * 256, LEFT: 8 + 4 * 256, AIRWAY: 38 * 256 + 1}),
+        ("cip", {RIGHT: 20, LEFT: 20, AIRWAY: 58}),
+        ("totalsegmentator", {1: 80, RIGHT: 13, LEFT: 10, AIRWAY: 16}),
+        ("lungmask", {RIGHT: 1, LEFT: 2}),
+        ("lungmask-lobes", {RIGHT: 4, LEFT: 2}),
+        ({"lung": (7, 300), "airway": (9,)}, {RIGHT: 7, LEFT: 300, AIRWAY: 9}),
+    ],
+)
+def test_values_of_other_makers_become_tissues(mapping, table, given, chest, dice):
+    _, truth = chest
+    labels = given(values_of(truth, table), mapping)
+    sided = len({table[RIGHT], table[LEFT]}) == 2 and mapping != {"lung": (7, 300), "airway": (9,)}
+    for side in LUNGS:
+        if sided:
+            np.testing.assert_array_equal(labels == side, truth == side)
+        assert dice(labels == side, truth == side) > 0.99
+    if AIRWAY in table:
+        np.testing.assert_array_equal(labels == AIRWAY, truth == AIRWAY)
+    assert dice(labels > 0, truth > 0) > 0.97
+
+
+def test_the_real_lobes_are_read_by_the_conventions_of_their_makers(real_data):
+    volume = read_volume(real_data("ct64/ct-64.nrrd"))
+    labels = given_labels(MaskFiles(files=(real_data("ct64/lobes-64.nrrd"),)), volume, "cip")
+    whole = read_labels(real_data("ct64/wholelung-64.nrrd")) > 0
+    lungs = np.isin(labels, LUNGS)
+    assert (lungs & whole).sum() * 2 / (lungs.sum() + whole.sum()) > 0.97
+    columns = [np.nonzero(labels == side)[2].mean() for side in LUNGS]
+    assert columns[0] < columns[1]
+
+
+def test_files_named_after_structures_are_put_together(chest, tmp_path):
+    volume, truth = chest
+    write_labels(tmp_path / "s1_lung.nii.gz", np.isin(truth, LUNGS), volume)
+    write_labels(tmp_path / "s1_airway.nii.gz", truth == AIRWAY, volume)
+    write_labels(tmp_path / "s1_heart.nii.gz", truth == 1, volume)
+    labels = given_labels(find_masks("s1", tmp_path), volume)
+    np.testing.assert_array_equal(np.isin(labels, LUNGS), np.isin(truth, LUNGS))
+    np.testing.assert_array_equal(labels == AIRWAY, truth == AIRWAY)
+    inside = tmp_path / "s2"
+    halves = np.indices(truth.shape)[0] > truth.shape[0] // 2
+    for name, part in {
+        "lung_upper_lobe_right": (truth == RIGHT) & halves,
+        "lung_lower_lobe_right": (truth == RIGHT) & ~halves,
+        "lung_lower_lobe_left": truth == LEFT,
+        "trachea": truth == AIRWAY,
+        "spleen": truth == 1,
+    }.items():
+        write_labels(inside / f"{name}.nii.gz", part, volume)
+    labels = given_labels(find_masks("s2", tmp_path), volume)
+    for tissue in (RIGHT, LEFT, AIRWAY):
+        np.testing.assert_array_equal(labels == tissue, truth == tissue)
+
+
+def test_the_mask_of_one_subject_is_not_that_of_another(tmp_path):
+    for name in ("s1", "s10", "s1_mask", "s11_lung"):
+        (tmp_path / f"{name}.nii.gz").write_bytes(b"")
+    assert [path.name for path in find_masks("s1", tmp_path).files] == ["s1.nii.gz"]
+    (tmp_path / "s1.nii.gz").unlink()
+    assert [path.name for path in find_masks("s1", tmp_path).files] == ["s1_mask.nii.gz"]
+    with pytest.raises(DgmvlcError, match="No mask for subject s2"):
+        find_masks("s2", tmp_path)
+
+
+def test_a_mask_that_does_not_fit_is_refused_with_the_reason(given, chest):
+    _, truth = chest
+    with pytest.raises(DgmvlcError, match="empty"):
+        given(np.zeros_like(truth))
+    with pytest.raises(DgmvlcError, match="empty"):
+        given(values_of(truth, {RIGHT: 1, LEFT: 2}), "totalsegmentator")
+    with pytest.raises(DgmvlcError, match="does not fit its scan, mean"):
+        given((truth == 1).astype(np.uint8))
+    with pytest.raises(DgmvlcError, match="mask values 0, 20, 30") as caught:
+        given(values_of(truth, {RIGHT: 20, LEFT: 30}))
+    assert "mask_labels" in caught.value.hint
+    with pytest.raises(UsageError, match="'aib23' is not known"):
+        given(values_of(truth, {RIGHT: 1}), "aib23")
+
+
+@pytest.fixture
+def turned_chest(chest):
+    """The chest on an oblique grid, as a segmenter may get it."""
+    direction = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)
+    return replace(chest[0], direction=direction, origin_mm=(1.0, -2.0, 3.0)), chest[1]
+
+
+def test_lungmask_is_given_the_scan_and_its_sides_are_kept(turned_chest, monkeypatch):
+    volume, truth = turned_chest
+
+    class FakeInferer:
+        def __init__(self, modelname: str, tqdm_disable: bool) -> None:
+            assert modelname == "R231" and tqdm_disable
+
+        def apply(self, image: sitk.Image) -> np.ndarray:
+            np.testing.assert_array_equal(sitk.GetArrayFromImage(image), volume.hu)
+            np.testing.assert_allclose(image.GetDirection(), volume.direction)
+            return values_of(truth, {RIGHT: 1, LEFT: 2}).astype(np.uint8)
+
+    fake = ModuleType("lungmask")
+    fake.LMInferer = FakeInferer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "lungmask", fake)
+    segmenters._lungmask_inferer.cache_clear()
+    labels = segmenters.segment_with("lungmask", volume)
+    segmenters._lungmask_inferer.cache_clear()
+    for side in LUNGS:
+        np.testing.assert_array_equal(labels == side, truth == side)
+    assert (labels == AIRWAY).any() and (labels == Tissue.BODY).any()
+
+
+def test_totalsegmentator_is_given_a_nifti_at_the_right_place(turned_chest, monkeypatch):
+    volume, truth = turned_chest
+
+    def fake(image, output, *, ml, quiet, roi_subset):
+        assert output is None and ml and quiet and "trachea" in roi_subset
+        for zyx in ((0, 0, 0), (5, 7, 9)):
+            ras = image.affine @ [*zyx[::-1], 1.0]
+            np.testing.assert_allclose(ras[:3] * [-1, -1, 1], volume.to_lps_mm(zyx), atol=1e-4)
+            assert image.dataobj[zyx[::-1]] == volume.hu[zyx]
+        values = values_of(truth, {RIGHT: 14, LEFT: 11, AIRWAY: 16}).transpose(2, 1, 0)
+        return nibabel.Nifti1Image(values.astype(np.uint8), image.affine)
+
+    api = ModuleType("totalsegmentator.python_api")
+    api.totalsegmentator = fake  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "totalsegmentator", ModuleType("totalsegmentator"))
+    monkeypatch.setitem(sys.modules, "totalsegmentator.python_api", api)
+    labels = segmenters.segment_with("totalsegmentator", volume)
+    for tissue in (RIGHT, LEFT, AIRWAY):
+        np.testing.assert_array_equal(labels == tissue, truth == tissue)
+
+
+@pytest.mark.parametrize("name", ["lungmask", "totalsegmentator"])
+def test_a_segmenter_that_is_not_installed_is_named_with_what_to_install(name, chest, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lungmask", None)
+    monkeypatch.setitem(sys.modules, "totalsegmentator", None)
+    segmenters._lungmask_inferer.cache_clear()
+    with pytest.raises(DgmvlcError, match=f"{name} is not installed") as caught:
+        segmenters.segment_with(name, chest[0])
+    assert f"dgmvlc[{name}]" in caught.value.hint
