@@ -85,6 +85,7 @@ def described_inputs(ws: Workspace, settings: Settings) -> dict[str, Any]:
     assert settings.table is not None
     return {
         "table_sha256": workspace.sha256_file(ws.root / settings.table.path),
+        "sheet": settings.table.sheet,
         "schema": schema.model_dump(mode="json"),
         "studied": studied_attribute(settings, schema),
     }

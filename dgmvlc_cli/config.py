@@ -95,9 +95,13 @@ class ScanSettings(Section):
 
 
 class TableSettings(Section):
-    """The clinical table: csv or tsv, one row per subject."""
+    """The clinical table: csv, tsv, xlsx or parquet.
+
+    sheet: of an xlsx file; unset takes the first that is not empty.
+    """
 
     path: Path
+    sheet: str | None = None
 
 
 class StudySettings(Section):

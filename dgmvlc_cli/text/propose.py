@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from functools import cached_property
 
 import pandas as pd
 
 from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.text.cells import are_dates, date_reader, is_missing_code, parse_number
 from dgmvlc_cli.text.schema import Attribute, Follows, Kind, Role, Schema, fold
-from dgmvlc_cli.text.table import find_date_format, is_missing_code, parse_number
 
 MAX_LEVELS = 12
+MAX_SAID = 40  # attributes; the clauses of more do not fit into what a text encoder reads
 MAX_MISSING = 0.6
 # Share of a column's values that must fit before it counts as one we know.
 FITS = 0.8
@@ -39,9 +41,16 @@ TREATMENT_WORDS = re.compile(
 SITE_WORDS = re.compile(
     r"\b(site|centre|center|hospital|affiliation|scanner|manufacturer|kernel)\b"
 )
+SCAN_DATE_WORDS = re.compile(
+    r"\b(ct|scan|scanning|imaging|image|study|acquisition|exam|examination)\b.*\bdate\b|"
+    r"\bdate\b.*\b(ct|scan|imaging|acquisition)\b"
+)
+# Dates of what a patient brings to the scan; others (an entry, another image) say little.
+HISTORY_WORDS = re.compile(r"\b(diag\w*|onset|symptom\w*|expos\w*|transplant\w*|start\w*)\b")
+REPEAT_WORDS = re.compile(r"\b(weeks?|days?|months?)\b")
 ID_NAMES = (
     "subject", "subject id", "participant id", "participant", "patient id", "patient",
-    "case id", "case", "scan id", "study id", "id", "pid",
+    "case id", "case", "scan id", "study id", "mapping id", "id", "pid",
 )  # fmt: skip
 UNITS = frozenset(
     {"lbs", "lb", "kg", "g", "cm", "mm", "m", "l", "ml", "%", "years", "months", "weeks", "days",
@@ -66,14 +75,19 @@ class Column:
         return " ".join(re.findall(r"[a-z0-9%]+", split.lower()))
 
     @cached_property
+    def absent(self) -> pd.Series:
+        """Whether each cell is a missing code."""
+        return self.texts.map({text: is_missing_code(text) for text in self.texts.unique()})
+
+    @cached_property
     def present(self) -> pd.Series:
         """Cells that are no missing code."""
-        return self.texts[~self.texts.map(is_missing_code)]
+        return self.texts[~self.absent]
 
     @cached_property
     def absent_texts(self) -> dict[str, int]:
         """How often each missing code occurs, most often first."""
-        counts = self.texts[self.texts.map(is_missing_code)].value_counts()
+        counts = self.texts[self.absent].value_counts()
         return {str(text): int(n) for text, n in counts.items()}
 
     @cached_property
@@ -88,6 +102,11 @@ class Column:
         """The present cells as numbers, NaN where they are none."""
         parsed = {text: parse_number(text) for text in self.distinct}
         return pd.to_numeric(self.present.map(parsed)).astype(float)
+
+    @cached_property
+    def is_date(self) -> bool:
+        """Whether every present cell is a date; a year alone is a number."""
+        return are_dates(self.distinct) and not re.search(r"\byears?\b", self.words)
 
     @property
     def missing_share(self) -> float:
@@ -107,7 +126,7 @@ class Known:
     """An attribute we recognise by its header and its values.
 
     header: pattern on the header's words.  vocabulary: level -> texts that mean it; empty for
-    numbers and for levels taken from the table.  The rest is as in Attribute.
+    numbers, dates and levels taken from the table.  The rest is as in Attribute.
     """
 
     header: str
@@ -118,12 +137,17 @@ class Known:
     decimals: int | None = None
     plausible: tuple[float, float] | None = None
     template: str | None = None
+    absolute: bool = False
     vocabulary: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     absent_for: tuple[str, ...] = ()
 
     def fits(self, column: Column) -> bool:
         if not re.search(self.header, column.words):
             return False
+        if self.kind == "date" or column.is_date:
+            return self.kind == "date" and column.is_date
+        if self.absolute:
+            return column.is_numeric
         if self.plausible:
             return column.share_between(*self.plausible) >= FITS
         if self.vocabulary:
@@ -169,6 +193,22 @@ KNOWN: dict[str, Known] = {
         template="Quit smoking in {value}.",
         absent_for=("never smoker", "current smoker"),
     ),
+    "quit_date": Known(
+        header=r"\b(quit|stop|stopped|cessation)\b.*\bdate\b|\bdate\b.*\b(quit|stopped|cessation)\b",
+        label="quit smoking",
+        kind="date",
+        template="Quit smoking {value} {unit}.",
+        absent_for=("never smoker", "current smoker"),
+    ),
+    "quit_days": Known(
+        header=r"\bsmok\w*\b.*\b(quit|stop|stopped|cessation)\b.*\b(date|days)\b",
+        label="quit smoking",
+        unit="days",
+        decimals=0,
+        absolute=True,
+        template="Quit smoking {value} days before the scan.",
+        absent_for=("never smoker", "current smoker"),
+    ),
     "smoking": Known(
         header=r"\b(smok\w*|tobacco)\b",
         label="smoking status",
@@ -178,8 +218,17 @@ KNOWN: dict[str, Known] = {
     "diagnosis": Known(header=r"\bdiagnosis\b", label="diagnosis", kind="category"),
     "histology": Known(header=r"\bhistolog(y|ic type)\b", label="histology", kind="category"),
 }
+BIRTH = Known(
+    header=r"\b(birth ?date|date of birth|dob)\b",
+    label="age",
+    kind="date",
+    role="covariate",
+    decimals=0,
+    plausible=(0.0, 120.0),
+)
 SENTENCE_ORDER = (
-    "age", "sex", "bmi", "smoking", "pack_years", "quit_year", "diagnosis", "histology",
+    "age", "sex", "bmi", "smoking", "pack_years", "quit_year", "quit_date", "quit_days",
+    "diagnosis", "histology",
 )  # fmt: skip
 
 
@@ -190,15 +239,52 @@ def propose_schema(table: pd.DataFrame) -> tuple[Schema, dict[str, str]]:
     """
     columns = [Column(header, table[header]) for header in table.columns]
     id_column = find_id(columns)
-    notes = {id_column.header: f"{len(table)} rows, {len(id_column.distinct)} different ids."}
+    scan = find_scan_date(columns)
+    notes = {id_column.header: _id_note(id_column, columns)}
     attributes: dict[str, Attribute] = {}
     for column in columns:
         if column is not id_column:
-            name, attribute, note = _propose(column, taken=attributes)
+            name, attribute, note = _propose(column, attributes, scan)
             attributes[name] = attribute
             notes[column.header] = note
-    ordered = _link_followers(_known_first(attributes))
-    return Schema(id_column=id_column.header, attributes=ordered), notes
+    ordered = _shortened(_link_followers(_known_first(attributes)), notes)
+    schema = Schema(
+        id_column=id_column.header,
+        scan_date=scan.header if scan else None,
+        attributes=ordered,
+    )
+    return schema, notes
+
+
+def _id_note(column: Column, columns: list[Column]) -> str:
+    """How many ids there are, and what to declare where some have several rows."""
+    repeated = sum(n > 1 for n in column.texts.value_counts())
+    seen = f"{len(column.texts)} rows, {column.texts.nunique()} different ids."
+    if not repeated:
+        return seen
+    times = [c.header for c in columns if REPEAT_WORDS.search(c.words) and c.is_numeric]
+    rule = f'{{keep = "nearest", by = "{times[0]}"}}' if times else '{keep = "first"}'
+    return (
+        f"{seen} {repeated} subjects have several rows: say which one counts, for example\n"
+        f"several_rows = {rule}"
+    )
+
+
+def find_scan_date(columns: list[Column]) -> Column | None:
+    """The column with the date of the scan, by its header and its cells."""
+    named = (c for c in columns if SCAN_DATE_WORDS.search(c.words) and c.is_date)
+    return next(named, None)
+
+
+def _shortened(attributes: dict[str, Attribute], notes: dict[str, str]) -> dict[str, Attribute]:
+    """Ignore what would make the sentence too long, starting from its end."""
+    said = [name for name, attribute in attributes.items() if attribute.in_sentence]
+    shortened = dict(attributes)
+    for name in said[MAX_SAID:]:
+        attribute = attributes[name]
+        shortened[name] = attribute.model_copy(update={"role": "ignore"})
+        notes[attribute.column] += f" Ignored: the sentence is full with {MAX_SAID} attributes."
+    return shortened
 
 
 def find_id(columns: list[Column]) -> Column:
@@ -215,12 +301,17 @@ def find_id(columns: list[Column]) -> Column:
     return candidates[0]
 
 
-def _propose(column: Column, taken: Mapping[str, Attribute]) -> tuple[str, Attribute, str]:
+def _propose(
+    column: Column, taken: Mapping[str, Attribute], scan: Column | None
+) -> tuple[str, Attribute, str]:
+    """Name, attribute and comment of one column."""
     seen = _seen(column)
-    for name, known in KNOWN.items():
+    for name, known in (*KNOWN.items(), ("age", BIRTH)):
         if name not in taken and not OUTCOME_WORDS.search(column.words) and known.fits(column):
+            if known.kind == "date" and scan is None:
+                continue  # without the date of the scan it says nothing
             return name, _known_attribute(column, known), f"{seen} Recognised as {name}."
-    role, reason = _role(column)
+    role, reason = _role(column, scan)
     name = _free_name(column.words, taken)
     return name, _generic_attribute(column, role), " ".join(f"{seen} {reason}".split())
 
@@ -238,6 +329,7 @@ def _known_attribute(column: Column, known: Known) -> Attribute:
         decimals=known.decimals,
         plausible=known.plausible,
         template=known.template,
+        absolute=known.absolute,
         missing=sentinels(column, known.plausible) if known.kind == "number" else (),
         not_applicable=tuple(t for t in column.absent_texts if fold(t) in {"n/a", "na"}),
     )
@@ -246,8 +338,9 @@ def _known_attribute(column: Column, known: Known) -> Attribute:
 def _generic_attribute(column: Column, role: Role) -> Attribute:
     label, unit = _label_and_unit(column.header)
     fields: dict[str, object] = {"column": column.header, "role": role, "label": label}
-    if find_date_format(list(column.distinct)) and not re.search(r"\byears?\b", column.words):
-        fields |= {"kind": "date"}
+    if column.is_date:
+        words = re.sub(r"^date of |\bdate\b", "", label, flags=re.IGNORECASE)
+        fields |= {"kind": "date", "label": " ".join(words.split())}
     elif column.distinct and vocabulary_share(column, FLAG) == 1:
         fields |= {"kind": "flag", "levels": tuple(FLAG), "synonyms": _synonyms(column, FLAG)}
     elif column.is_numeric:
@@ -259,8 +352,10 @@ def _generic_attribute(column: Column, role: Role) -> Attribute:
     return Attribute.model_validate(fields)
 
 
-def _role(column: Column) -> tuple[Role, str]:
+def _role(column: Column, scan: Column | None) -> tuple[Role, str]:
     """The role of a column nobody recognised, and the reason."""
+    if column is scan:
+        return "ignore", "The date of the scan: durations are counted up to it."
     if OUTCOME_WORDS.search(column.words):
         return "outcome", "Outcome: kept out of the sentence, as it happens after the scan."
     if not column.distinct:
@@ -271,8 +366,8 @@ def _role(column: Column) -> tuple[Role, str]:
         return "ignore", f"Ignored: {column.missing_share:.0%} missing."
     if TREATMENT_WORDS.search(column.words):
         return "ignore", 'Ignored: treatment is mostly after the scan; else set role = "condition".'
-    if find_date_format(list(column.distinct)):
-        return "ignore", "Ignored: a calendar date says little by itself."
+    if column.is_date:
+        return _date_role(column, scan)
     if not column.is_numeric and len(column.distinct) > MAX_LEVELS:
         return "ignore", f"Ignored: {len(column.distinct)} different texts."
     if SITE_WORDS.search(column.words):
@@ -280,6 +375,30 @@ def _role(column: Column) -> tuple[Role, str]:
     if re.search(r"\b(sex|gender)\b", column.words):
         return "ignore", 'Ignored: codes; say with levels and synonyms which is "female", "male".'
     return "condition", ""
+
+
+def _date_role(column: Column, scan: Column | None) -> tuple[Role, str]:
+    """A date enters the sentence where it is part of the history up to the scan."""
+    if scan is None:
+        return "ignore", "Ignored: a calendar date says little without the date of the scan."
+    if not HISTORY_WORDS.search(column.words):
+        return "ignore", (
+            'Ignored: a calendar date says little; role = "condition" says it as years before '
+            "the scan."
+        )
+    before = _share_before(column, scan)
+    if before < FITS:
+        return "ignore", f"Ignored: only {before:.0%} of the dates lie before the scan."
+    return "condition", f"{before:.0%} before the scan; said as years before it."
+
+
+def _share_before(column: Column, scan: Column) -> float:
+    """Share of the dates that are not after the scan of their row."""
+    reads = [date_reader(c.distinct) for c in (column, scan)]
+    rows = zip(column.present, scan.texts[column.present.index], strict=True)
+    pairs = [(reads[0](day), reads[1](scanned)) for day, scanned in rows]
+    known = [(a, b) for a, b in pairs if isinstance(a, date) and isinstance(b, date)]
+    return sum(a <= b for a, b in known) / max(len(known), 1)
 
 
 def _seen(column: Column) -> str:
