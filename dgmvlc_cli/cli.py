@@ -168,6 +168,13 @@ def describe(
         list[str] | None,
         typer.Option("--set", help="ATTRIBUTE=VALUE of what appears with an edit."),
     ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Measure what can be read from the embeddings.")
+    ] = False,
+    encoder: Annotated[
+        str | None,
+        typer.Option("--encoder", help="Text encoder to probe (default: the study's)."),
+    ] = None,
     placebos: Annotated[
         int | None,
         typer.Option("--placebos", min=0, max=8, help="Attributes of no meaning to add."),
@@ -181,7 +188,8 @@ def describe(
     """Write a sentence for every subject from its row of the clinical table.
 
     Example: [green]dgmvlc describe[/green], or to try an edit without writing anything,
-    [green]dgmvlc describe --edit smoking="current smoker" --set pack_years=20 SUBJECT[/green]
+    [green]dgmvlc describe --edit smoking="current smoker" --set pack_years=20 SUBJECT[/green];
+    what the generator can hear of each attribute: [green]dgmvlc describe --probe[/green]
     """
     from dgmvlc_cli import stages
 
@@ -190,6 +198,8 @@ def describe(
         changes = _assignments([*(edits or []), *(given or [])])
         return _finish(stages.edit(ws, settings, subject, changes), as_json, workspace)
     run = _run(force=force, dry_run=dry_run, as_json=as_json)
+    if probe or encoder:
+        return _finish(stages.probe(ws, settings, run, encoder), as_json, workspace)
     _finish(stages.describe(ws, settings, run), as_json, workspace)
 
 

@@ -10,6 +10,7 @@ from dgmvlc_cli.stages.counterfactual import counterfactual
 from dgmvlc_cli.stages.describe import describe
 from dgmvlc_cli.stages.edit import edit
 from dgmvlc_cli.stages.preprocess import preprocess
+from dgmvlc_cli.stages.probe import probe
 from dgmvlc_cli.stages.train import train
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "describe",
     "edit",
     "preprocess",
+    "probe",
     "train",
 ]
