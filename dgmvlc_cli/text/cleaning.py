@@ -29,6 +29,8 @@ from dgmvlc_cli.text.schema import (
 Status = Literal["present", "unknown", "not applicable", "excluded"]
 
 LISTED = 10
+FLOAT_ID = re.compile(r"(\d+)\.0+")
+FILE_ID = re.compile(r"(.+)\.(?:nii\.gz|nii|nrrd|mha|mhd|dcm)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ def _one_row_each(table: pd.DataFrame, schema: Schema) -> tuple[pd.DataFrame, pd
 def table_ids(table: pd.DataFrame, column: str) -> pd.Series:
     """The id of every row.  Raises DgmvlcError where some are empty.
 
-    An id column that some program took for numbers (`1.0`, `2.0`) gets its whole numbers back.
+    An id column that some program took for numbers (`1.0`, `2.0`) gets its whole numbers back;
+    one of file names (`AIIB23_4.nii.gz`) loses the endings that scans' ids do not have.
     """
     ids = table[column].astype(object)
     if (empty := ids == "").any():
@@ -140,8 +143,10 @@ def table_ids(table: pd.DataFrame, column: str) -> pd.Series:
             f'{empty.sum()} rows have no id in column "{column}" (rows {rows})',
             "Fill in the ids or remove these rows.",
         )
-    if all(re.fullmatch(r"\d+\.0+", text) for text in ids):
-        return ids.map(lambda text: text.split(".")[0])
+    for written in FLOAT_ID, FILE_ID:
+        matches = [written.fullmatch(text) for text in ids]
+        if all(matches):
+            return pd.Series([match[1] for match in matches if match], ids.index, dtype=object)
     return ids
 
 

@@ -27,9 +27,9 @@ def sentence(row: Mapping[str, Any], schema: Schema) -> str:
     said = present(row, schema)
     if schema.wording == "paper":
         return _paper_sentence(row, said)
-    opening = {n: row[n] for n in OPENING if n in said and said[n].template is None}
-    clauses = [clause(row[name], a) for name, a in said.items() if name not in opening]
-    return " ".join([_opening(opening), *clauses])
+    first = {n: row[n] for n in OPENING if n in said and said[n].template is None}
+    clauses = [clause(row[name], a) for name, a in said.items() if name not in first]
+    return " ".join([opening(first), *clauses])
 
 
 def present(row: Mapping[str, Any], schema: Schema) -> dict[str, Attribute]:
@@ -99,7 +99,8 @@ def number_text(number: float, decimals: int | None = None) -> str:
     return f"{number:.{max(0, 2 - math.floor(math.log10(abs(number))))}f}".rstrip("0").rstrip(".")
 
 
-def _opening(row: Mapping[str, Any]) -> str:
+def opening(row: Mapping[str, Any]) -> str:
+    """The first clause, `Chest CT of a 63-year-old woman.`; row: age and sex, if they are said."""
     sex = str(row["sex"]) if "sex" in row else ""
     noun = NOUNS.get(sex, f"{sex} patient".strip())
     if "age" not in row:

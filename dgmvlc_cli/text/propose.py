@@ -48,6 +48,7 @@ SCAN_DATE_WORDS = re.compile(
 # Dates of what a patient brings to the scan; others (an entry, another image) say little.
 HISTORY_WORDS = re.compile(r"\b(diag\w*|onset|symptom\w*|expos\w*|transplant\w*|start\w*)\b")
 REPEAT_WORDS = re.compile(r"\b(weeks?|days?|months?)\b")
+TARGET_NAMES = frozenset({"label", "target", "class", "event", "outcome", "y"})
 ID_NAMES = (
     "subject", "subject id", "participant id", "participant", "patient id", "patient",
     "case id", "case", "scan id", "study id", "mapping id", "id", "pid",
@@ -339,10 +340,12 @@ def _generic_attribute(column: Column, role: Role) -> Attribute:
     label, unit = _label_and_unit(column.header)
     fields: dict[str, object] = {"column": column.header, "role": role, "label": label}
     if column.is_date:
-        words = re.sub(r"^date of |\bdate\b", "", label, flags=re.IGNORECASE)
-        fields |= {"kind": "date", "label": " ".join(words.split())}
+        fields |= {"kind": "date", "label": _without_date(label)}
     elif column.distinct and vocabulary_share(column, FLAG) == 1:
         fields |= {"kind": "flag", "levels": tuple(FLAG), "synonyms": _synonyms(column, FLAG)}
+    elif _is_days(column):
+        template = f"{_without_date(label)}: {{value}} {{unit}} before the scan."
+        fields |= {"kind": "number", "unit": "days", "absolute": True, "template": template}
     elif column.is_numeric:
         fields |= {"kind": "number", "unit": unit, "missing": sentinels(column, None)}
     elif len(column.distinct) <= MAX_LEVELS:
@@ -352,12 +355,25 @@ def _generic_attribute(column: Column, role: Role) -> Attribute:
     return Attribute.model_validate(fields)
 
 
+def _is_days(column: Column) -> bool:
+    """Whether a column called a date holds numbers: days from the scan, negative before it."""
+    named = re.search(r"\bdate\b", column.words) is not None
+    return named and column.is_numeric and not column.is_date
+
+
+def _without_date(label: str) -> str:
+    words = re.sub(r"^date of |\bdate\b", "", label, flags=re.IGNORECASE)
+    return " ".join(words.split())
+
+
 def _role(column: Column, scan: Column | None) -> tuple[Role, str]:
     """The role of a column nobody recognised, and the reason."""
     if column is scan:
         return "ignore", "The date of the scan: durations are counted up to it."
     if OUTCOME_WORDS.search(column.words):
         return "outcome", "Outcome: kept out of the sentence, as it happens after the scan."
+    if column.words in TARGET_NAMES:
+        return "outcome", "Outcome: columns of this name hold what somebody wants to predict."
     if not column.distinct:
         return "ignore", "Ignored: no values."
     if len({fold(text) for text in column.distinct}) == 1:
@@ -368,6 +384,8 @@ def _role(column: Column, scan: Column | None) -> tuple[Role, str]:
         return "ignore", 'Ignored: treatment is mostly after the scan; else set role = "condition".'
     if column.is_date:
         return _date_role(column, scan)
+    if _is_days(column) and column.numbers.median() >= 0:
+        return "ignore", "Ignored: days, but before the scan or after it?"
     if not column.is_numeric and len(column.distinct) > MAX_LEVELS:
         return "ignore", f"Ignored: {len(column.distinct)} different texts."
     if SITE_WORDS.search(column.words):

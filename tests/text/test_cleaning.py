@@ -131,10 +131,12 @@ def test_a_rule_names_a_column_where_it_needs_one(rule: dict):
         visits(several_rows=rule)
 
 
-def test_ids_that_were_taken_for_numbers_get_their_whole_numbers_back():
+def test_ids_lose_what_a_program_added_to_all_of_them():
     row = {"smoking": "Never", "pack_years": ""}
     table = table_of({"subject": "1001.0", **row}, {"subject": "1002.0", **row})
     assert list(clean(table, smoking_schema()).rows.index) == ["1001", "1002"]
+    files = table_of({"subject": "A_4.nii.gz", **row}, {"subject": "A_5.nii", **row})
+    assert list(clean(files, smoking_schema()).rows.index) == ["A_4", "A_5"]
     mixed = table_of({"subject": "1001.0", **row}, {"subject": "1.5", **row})
     assert list(clean(mixed, smoking_schema()).rows.index) == ["1001.0", "1.5"]
 

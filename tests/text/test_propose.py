@@ -9,6 +9,8 @@ import pytest
 from text_helpers import cohort_table, table_of
 
 from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.text.cleaning import clean
+from dgmvlc_cli.text.describe import sentence
 from dgmvlc_cli.text.propose import propose_schema
 from dgmvlc_cli.text.schema import Schema, schema_toml
 
@@ -165,3 +167,26 @@ def test_of_300_columns_the_sentence_takes_what_fits():
     assert len(schema.names()) == 40
     assert len(schema.attributes) == 299
     assert "the sentence is full" in notes["lab 298"]
+
+
+def test_days_written_under_a_date_are_durations_and_labels_are_outcomes():
+    rows = [
+        {
+            "Mapping ID": f"s{i}",
+            "label": str(i % 2),
+            "SMOKING HISTORY": ("Never smoker", "Ex-smoker")[i % 2],
+            "SMOKING HISTORY STOP DATE": str(-400 * i) if i % 2 else "99999",
+            "CTD DIAG DATE": str(-300 * i),
+            "VISIT DATE": str(90 * i),
+        }
+        for i in range(12)
+    ]
+    schema, notes = propose_schema(table_of(*rows))
+    assert schema.id_column == "Mapping ID"
+    assert schema.names("outcome") == ["label"]
+    assert schema.names("condition") == ["smoking", "quit_days", "ctd_diag_date"]
+    assert "before the scan or after it" in notes["VISIT DATE"]
+    cleaned = clean(table_of(*rows), schema)
+    said = sentence(cleaned.rows.loc["s3"].to_dict(), schema)
+    assert "Quit smoking 1200 days before the scan." in said
+    assert "Ctd diag: 900 days before the scan." in said
