@@ -34,7 +34,7 @@ def edit(
     edited = edit_row(row, edits, said.schema, said.rows, scan_year=scan_year)
     before, after = sentence(row, said.schema), sentence(edited, said.schema)
     marked = bracketed(before, after)
-    notes = edit_notes(row, edited, edits, said.schema, said.rows)
+    notes = edit_notes(row, edited, edits, said.schema, said.rows, scan_year=scan_year)
     return StageResult(
         stage="edit",
         summary=[f"before: {marked[0]}", f"after:  {marked[1]}", *notes],

@@ -14,7 +14,7 @@ import pandas as pd
 
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.text.cells import NEGATIVE_CODES, date_reader, is_missing_code, parse_number
-from dgmvlc_cli.text.coherence import year_contradiction
+from dgmvlc_cli.text.coherence import smoking_contradiction, year_contradiction
 from dgmvlc_cli.text.repeats import Dropped, one_row_each
 from dgmvlc_cli.text.schema import (
     DURATIONS,
@@ -91,7 +91,9 @@ def clean(table: pd.DataFrame, schema: Schema) -> Cleaned:
             cells[name] = _follow(cells[name], cells[rule.attribute], rule)
     years = pd.Series([day.year if day else math.nan for day in scans], table.index, dtype=float)
     for name in [name for name, attribute in used.items() if attribute.is_calendar_year]:
-        cells[name] = _believe_years(cells[name], years, cells.get("age"))
+        cells[name] = _believe_years(name, cells, years)
+    if {"pack_years", "age"} <= cells.keys():
+        cells["pack_years"] = _believe_pack_years(cells, years)
     values = {name: _typed(cells[name]["value"], a) for name, a in used.items()}
     return Cleaned(
         rows=pd.DataFrame(values, index=table.index),
@@ -282,15 +284,26 @@ def _follow(cells: pd.DataFrame, leader: pd.DataFrame, follows: Follows) -> pd.D
 
 
 def _believe_years(
-    cells: pd.DataFrame, scan_years: pd.Series, ages: pd.DataFrame | None
+    name: str, cells: dict[str, pd.DataFrame], scan_years: pd.Series
 ) -> pd.DataFrame:
     """Leave out calendar years that lie after the scan or before the birth."""
-    known = pd.Series([None] * len(cells), index=cells.index) if ages is None else ages["value"]
+    column = cells[name]
+    ages = cells["age"]["value"] if "age" in cells else [None] * len(column)
     new: list[Cell | None] = []
-    for value, scan, age in zip(cells["value"], scan_years, known, strict=True):
-        reason = None if value is None else year_contradiction(value, scan, age)
+    for value, scan, age in zip(column["value"], scan_years, ages, strict=True):
+        reason = None if value is None else year_contradiction(name, value, scan, age)
         new.append(Cell(None, "excluded", f"contradiction: {reason}") if reason else None)
-    return _replaced(cells, new)
+    return _replaced(column, new)
+
+
+def _believe_pack_years(cells: dict[str, pd.DataFrame], scan_years: pd.Series) -> pd.DataFrame:
+    """Leave out pack-years that nobody of that age can have smoked."""
+    known = pd.DataFrame({n: cells[n]["value"] for n in ("pack_years", "age")})
+    known["scan"] = scan_years
+    known["quit"] = cells["quit_year"]["value"] if "quit_year" in cells else None
+    reasons = [smoking_contradiction(*row) for row in known.astype(float).itertuples(index=False)]
+    new = [Cell(None, "excluded", f"contradiction: {r}") if r else None for r in reasons]
+    return _replaced(cells["pack_years"], new)
 
 
 def _typed(values: pd.Series, attribute: Attribute) -> pd.Series:

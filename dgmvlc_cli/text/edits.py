@@ -18,7 +18,7 @@ import pandas as pd
 
 from dgmvlc_cli.errors import UsageError
 from dgmvlc_cli.text.cells import parse_number
-from dgmvlc_cli.text.coherence import year_contradiction
+from dgmvlc_cli.text.coherence import smoking_contradiction, year_contradiction
 from dgmvlc_cli.text.describe import is_absent, number_text, value_text
 from dgmvlc_cli.text.schema import Attribute, Schema, fold, unknown_name
 
@@ -119,10 +119,21 @@ def edit_notes(
     edits: Mapping[str, Any],
     schema: Schema,
     rows: pd.DataFrame,
+    *,
+    scan_year: float = math.nan,
 ) -> list[str]:
-    """What came of each attribute that the edit touched, in words; arguments as in `edit_row`."""
+    """What came of each attribute that the edit touched, in words; arguments as in `edit_row`.
+
+    A warning follows where what newly appeared does not suit the subject.
+    """
     touched = [*edits, *(n for leader in edits for n in schema.followers(leader) if n not in edits)]
-    return [_note(name, row, edited, edits, schema, rows) for name in touched]
+    notes = [_note(name, row, edited, edits, schema, rows) for name in touched]
+    if reason := _smoked_too_much(edited, scan_year):
+        notes.append(
+            f"WARNING: {reason}: what is typical of the cohort does not suit this subject; "
+            "choose with --set"
+        )
+    return notes
 
 
 def _note(
@@ -194,18 +205,31 @@ def _refuse_contradictions(
 def _refuse_years(
     edited: Mapping[str, Any], edits: Mapping[str, Any], schema: Schema, scan_year: float
 ) -> None:
-    """Refuse an edit of a calendar year, or of the age, that makes a year impossible."""
+    """Refuse an edit of a year, of the age or of pack-years that cannot be together."""
     age = edited.get("age")
     for name, attribute in schema.attributes.items():
         year = edited.get(name)
         asked = name in edits or "age" in edits
         if not attribute.is_calendar_year or not asked or is_absent(year):
             continue
-        if reason := year_contradiction(float(str(year)), scan_year, age):
+        if reason := year_contradiction(name, float(str(year)), scan_year, age):
             raise ContradictionError(
                 f"{name} would be {reason}",
                 f"Edit {name} to a year that can be, or leave this subject out.",
             )
+    asked_for = edits.keys() & {"age", "pack_years", "quit_year"}
+    if asked_for and (reason := _smoked_too_much(edited, scan_year)):
+        raise ContradictionError(f"{reason} cannot be", "Edit these too, or take another subject.")
+
+
+def _smoked_too_much(row: Mapping[str, Any], scan_year: float) -> str | None:
+    if math.isnan(scan_year):
+        return None
+    pack_years, age, quit_year = (
+        math.nan if is_absent(row.get(name)) else float(row[name])
+        for name in ("pack_years", "age", "quit_year")
+    )
+    return smoking_contradiction(pack_years, age, scan_year, quit_year)
 
 
 def _number(name: str, attribute: Attribute, value: str | float) -> float:

@@ -56,12 +56,12 @@ def test_an_edit_shows_both_sentences_and_writes_nothing(w: tuple[str, str], tmp
     assert not (tmp_path / "text").exists()
     record = json.loads(
         dgmvlc(
-            "describe", "--edit", "smoking=former smoker", "--set", "quit_year=2001", "ph-0002",
+            "describe", "--edit", "smoking=former smoker", "--set", "quit_year=2019", "ph-0002",
             "--json", *w,
         ).stdout
     )  # fmt: skip
-    assert record["changes"]["quit_year"] == [None, 2001]
-    assert "Quit smoking in 2001." in record["after"]
+    assert record["changes"]["quit_year"] == [None, 2019]
+    assert "Quit smoking in 2019." in record["after"]
 
 
 @pytest.mark.parametrize(

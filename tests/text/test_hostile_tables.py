@@ -53,7 +53,7 @@ def test_300_columns_give_sentences_that_can_be_read(tmp_path: Path):
     more = {f"marker {j}": [str((i * (j + 3)) % 23) for i in range(40)] for j in range(291)}
     prompts = described(tmp_path, pd.concat([table, pd.DataFrame(more, dtype=object)], axis=1))
     assert len(prompts) == 40
-    assert prompts["sentence"].str.count("Marker").max() < 40
+    assert prompts["sentence"].str.count("Marker").max() <= 12
     assert prompts["sentence"].str.contains("Smoking status").all()
 
 

@@ -36,6 +36,7 @@ def test_nsclc_needs_no_hand_edit(nsclc: pd.DataFrame):
         "current smoker",
     )
     assert schema.attributes["weight_lbs"].unit == "lbs"
+    assert 6 < len(schema.names("condition", "covariate")) <= 12
     assert "N/A 103" in notes["Quit Smoking Year"]
     outcomes = set(schema.names("outcome"))
     assert {"recurrence", "survival_status", "date_of_death", "time_to_death_days"} <= outcomes
@@ -164,9 +165,24 @@ def test_of_300_columns_the_sentence_takes_what_fits():
         {"id": f"p{i}", **{f"lab {j}": str((i * j) % 17) for j in range(299)}} for i in range(20)
     ]
     schema, notes = propose_schema(table_of(*rows))
-    assert len(schema.names()) == 40
+    assert len(schema.names()) == 12
     assert len(schema.attributes) == 299
     assert "the sentence is full" in notes["lab 298"]
+
+
+def test_the_boxes_of_one_question_are_said_together_or_not_at_all():
+    boxes = {f"Location (choice={j})": "Checked" for j in range(8)}
+    rows = [
+        {
+            "id": f"p{i}",
+            **{f"lab {j}": str(i % (j + 2)) for j in range(1, 8)},
+            **{box: ("Checked", "Unchecked")[(i >> j) % 2] for j, box in enumerate(boxes)},
+            "last": ("a", "b")[i % 2],
+        }
+        for i in range(64)
+    ]
+    schema, _ = propose_schema(table_of(*rows))
+    assert schema.names() == [*(f"lab_{j}" for j in range(1, 8)), "last"]
 
 
 def test_days_written_under_a_date_are_durations_and_labels_are_outcomes():
