@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from dgmvlc_cli.config import OPEN_CLIP
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.workspace import atomic_path, sha256_file
 
 if TYPE_CHECKING:
     import numpy as np
-
-OPEN_CLIP = "open_clip:"
 
 
 @dataclass(frozen=True)

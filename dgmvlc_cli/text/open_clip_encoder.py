@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from dgmvlc_cli.config import OPEN_CLIP
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.text import encoders
-from dgmvlc_cli.text.encoders import OPEN_CLIP, first_line, unreachable
+from dgmvlc_cli.text.encoders import first_line, unreachable
 from dgmvlc_cli.text.encoding import Output, PartsEncoder, weights_sha256
 
 # Longer than any sentence: open_clip's tokenizers cut silently at the length they are told.
