@@ -404,7 +404,8 @@ def _finish(result: StageResult, as_json: bool, workspace: Path = Path()) -> Non
         console = Console(highlight=False, soft_wrap=True)
         for line in result.summary:
             text = Text(line)
-            text.highlight_regex(r"\[[^\[\]]+\]", "bold magenta")  # what an edit changed
+            if result.stage == "edit":
+                text.highlight_regex(r"\[[^\[\]]+\]", "bold magenta")  # what differs
             console.print(text)
         if following:
             console.print(f"[bold]Next:[/bold] [green]{following}[/green]")

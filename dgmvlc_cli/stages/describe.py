@@ -121,8 +121,8 @@ def _match(ws: Workspace, rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, l
     }
 
 
-def _near_match(rows: Iterable[str], scans: list[str]) -> str:
-    """A hint where ids differ only in case, leading zeros, `sub-` or punctuation."""
+def _near_match(rows: Iterable[str], scans: Iterable[str]) -> str:
+    """A hint where ids differ only in case, leading zeros, `sub-` or punctuation; else nothing."""
     by_core = {_core(scan): scan for scan in scans}
     near = [(row, by_core[_core(row)]) for row in rows if _core(row) in by_core]
     if not near:
@@ -160,6 +160,9 @@ def _result(ws: Workspace, said: Described, record: dict[str, Any]) -> StageResu
         if ids:
             listed = f", all in {ws.attributes_path}" if len(ids) > FEW else ""
             lines.append(f"{len(ids)} {what.replace('_', ' ')}: {_few(ids)}{listed}")
+    near = _near_match(*said.unmatched.values()) if said.unmatched else ""
+    lines += [f"WARNING: {near}"] if near else []
+    lines.append("what a generator can hear of each attribute: dgmvlc describe --probe")
     facts = {key: record[key] for key in ("studied", "summary", "unmatched", "placebos")}
     return StageResult(
         stage="describe",

@@ -14,7 +14,7 @@ from dgmvlc_cli.config import OPEN_CLIP
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.text import encoders
 from dgmvlc_cli.text.encoders import first_line, unreachable
-from dgmvlc_cli.text.encoding import Output, PartsEncoder, weights_sha256
+from dgmvlc_cli.text.parts_encoder import Output, PartsEncoder, weights_sha256
 
 # Longer than any sentence: open_clip's tokenizers cut silently at the length they are told.
 UNCUT = 4096

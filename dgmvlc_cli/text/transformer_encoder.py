@@ -11,7 +11,7 @@ from typing import Any
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.text import encoders
 from dgmvlc_cli.text.encoders import first_line, unreachable
-from dgmvlc_cli.text.encoding import Output, PartsEncoder, weights_sha256
+from dgmvlc_cli.text.parts_encoder import Output, PartsEncoder, weights_sha256
 
 # Kind of model -> the class that reads text; other kinds are read by AutoModel.
 TEXT_TOWERS = {

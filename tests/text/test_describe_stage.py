@@ -114,6 +114,11 @@ def test_ids_that_differ_only_in_form_are_pointed_out(w: tuple[str, str], tmp_pa
     (tmp_path / "subjects.tsv").write_text("subject\tstatus\nPH_1\tok\nPH_2\tok\n")
     said = dgmvlc("describe", *w, expect=1).stderr
     assert "2 ids differ only in case, leading zeros or punctuation" in " ".join(said.split())
+    (tmp_path / "subjects.tsv").write_text("subject\tstatus\nPH_1\tok\nph-0002\tok\n")
+    said = dgmvlc("describe", *w).stdout
+    assert "39 rows without scan: ph-0001, ph-0003, ph-0004, ..., all in " in said
+    assert "1 scans without row: PH_1" in said
+    assert "WARNING: 1 ids differ only in case" in said and '("ph-0001" in the table' in said
 
 
 def test_a_big_table_is_described(tmp_path: Path):
