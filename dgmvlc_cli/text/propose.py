@@ -4,35 +4,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import date
-from functools import cached_property
 
 import pandas as pd
 
 from dgmvlc_cli.errors import DgmvlcError
-from dgmvlc_cli.text.cells import are_dates, date_reader, is_missing_code, parse_number
-from dgmvlc_cli.text.schema import Attribute, Follows, Kind, Role, Schema, fold
+from dgmvlc_cli.text.cells import date_reader
+from dgmvlc_cli.text.columns import (
+    FITS,
+    MAX_LEVELS,
+    Column,
+    column_levels,
+    column_synonyms,
+    seen_in,
+    sentinels,
+    vocabulary_share,
+)
+from dgmvlc_cli.text.known import BIRTH, FLAG, KNOWN, SENTENCE_ORDER, Known, known_levels
+from dgmvlc_cli.text.schema import Attribute, Follows, Role, Schema, fold
 
-MAX_LEVELS = 12
 # Attributes in a proposed sentence.  Pack-years of the NSCLC-Radiogenomics table are read from
 # the projected embedding with an R2 of 0.91 where the sentence has 7 attributes, 0.57 to 0.67
 # where it has 12 and 0.19 with 25 (`dgmvlc describe --probe`, MiniLM, four placebos).
 MAX_SAID = 12
 MAX_MISSING = 0.6
-# Share of a column's values that must fit before it counts as one we know.
-FITS = 0.8
-
-SMOKING = {
-    "never smoker": ("never", "never smoked", "never smoker", "nonsmoker", "non smoker",
-                     "lifelong nonsmoker", "lifelong non smoker"),
-    "former smoker": ("former", "former smoker", "ex", "ex smoker", "exsmoker", "past",
-                      "past smoker", "previous", "previous smoker", "quit", "formerly smoked"),
-    "current smoker": ("current", "current smoker", "currently smokes", "active",
-                       "active smoker", "smoker"),
-}  # fmt: skip
-SEX = {"female": ("f", "female", "woman"), "male": ("m", "male", "man")}
-FLAG = {"no": ("no", "n", "false", "0", "unchecked"), "yes": ("yes", "y", "true", "1", "checked")}
 
 OUTCOME_WORDS = re.compile(
     r"\b(survival|surviving|death|dead|deceased|died|alive|mortality|vital status|recurrence|"
@@ -59,180 +54,6 @@ ID_NAMES = (
 UNITS = frozenset(
     {"lbs", "lb", "kg", "g", "cm", "mm", "m", "l", "ml", "%", "years", "months", "weeks", "days",
      "kg/m2", "mmhg", "mg/dl", "g/dl", "pack-years"}
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the table and what is quickly seen of it.
-
-    header: as in the table.  texts: all cells.
-    """
-
-    header: str
-    texts: pd.Series
-
-    @cached_property
-    def words(self) -> str:
-        """The header in lower-case words: `SmokingStatus (now)` -> `smoking status now`."""
-        split = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", self.header)
-        return " ".join(re.findall(r"[a-z0-9%]+", split.lower()))
-
-    @cached_property
-    def absent(self) -> pd.Series:
-        """Whether each cell is a missing code."""
-        return self.texts.map({text: is_missing_code(text) for text in self.texts.unique()})
-
-    @cached_property
-    def present(self) -> pd.Series:
-        """Cells that are no missing code."""
-        return self.texts[~self.absent]
-
-    @cached_property
-    def absent_texts(self) -> dict[str, int]:
-        """How often each missing code occurs, most often first."""
-        counts = self.texts[self.absent].value_counts()
-        return {str(text): int(n) for text, n in counts.items()}
-
-    @cached_property
-    def distinct(self) -> dict[str, int]:
-        """How often each present text occurs, most often first; ties in alphabetical order."""
-        counts = self.present.value_counts().sort_index()
-        falling = counts.sort_values(ascending=False, kind="stable")
-        return {str(text): int(n) for text, n in falling.items()}
-
-    @cached_property
-    def numbers(self) -> pd.Series:
-        """The present cells as numbers, NaN where they are none."""
-        parsed = {text: parse_number(text) for text in self.distinct}
-        return pd.to_numeric(self.present.map(parsed)).astype(float)
-
-    @cached_property
-    def is_date(self) -> bool:
-        """Whether every present cell is a date; a year alone is a number."""
-        return are_dates(self.distinct) and not re.search(r"\byears?\b", self.words)
-
-    @property
-    def missing_share(self) -> float:
-        return 1 - len(self.present) / len(self.texts)
-
-    @property
-    def is_numeric(self) -> bool:
-        return len(self.present) > 0 and bool(self.numbers.notna().mean() >= FITS)
-
-    def share_between(self, low: float, high: float) -> float:
-        """Share of present cells that are numbers within the bounds."""
-        return float(self.numbers.between(low, high).mean()) if len(self.present) else 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Known:
-    """An attribute we recognise by its header and its values.
-
-    header: pattern on the header's words.  vocabulary: level -> texts that mean it; empty for
-    numbers, dates and levels taken from the table.  The rest is as in Attribute.
-    """
-
-    header: str
-    label: str
-    kind: Kind = "number"
-    role: Role = "condition"
-    unit: str = ""
-    decimals: int | None = None
-    plausible: tuple[float, float] | None = None
-    template: str | None = None
-    absolute: bool = False
-    vocabulary: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    absent_for: tuple[str, ...] = ()
-
-    def fits(self, column: Column) -> bool:
-        if not re.search(self.header, column.words):
-            return False
-        if self.kind == "date" or column.is_date:
-            return self.kind == "date" and column.is_date
-        if self.absolute:
-            return column.is_numeric
-        if self.plausible:
-            return column.share_between(*self.plausible) >= FITS
-        if self.vocabulary:
-            return vocabulary_share(column, self.vocabulary) >= FITS
-        return not column.is_numeric and 1 < len(column.distinct) <= MAX_LEVELS
-
-
-# Tried in this order, which is also that of the sentence but for pack-years and quit year: their
-# headers mention smoking too.  absent_for names levels of the smoking status.
-KNOWN: dict[str, Known] = {
-    "age": Known(
-        header=r"^(?!.*\b(smok\w*|quit\w*|start\w*|onset|death)\b).*\bage\b",
-        label="age",
-        role="covariate",
-        unit="years",
-        decimals=0,
-        plausible=(0.0, 120.0),
-    ),
-    "sex": Known(
-        header=r"\b(sex|gender)\b", label="sex", kind="category", role="covariate", vocabulary=SEX
-    ),
-    "bmi": Known(
-        header=r"\b(bmi|body mass index)\b",
-        label="body mass index",
-        role="covariate",
-        unit="kg/m2",
-        decimals=1,
-        plausible=(10.0, 80.0),
-    ),
-    "pack_years": Known(
-        header=r"\b(pack ?years?|pk ?yrs?|pack ?yrs?)\b",
-        label="smoking history",
-        unit="pack-years",
-        decimals=0,
-        plausible=(0.0, 300.0),
-        absent_for=("never smoker",),
-    ),
-    "quit_year": Known(
-        header=r"\b(quit|stop|stopped|cessation)\b.*\byear\b|\byear\b.*\b(quit|stopped|cessation)\b",
-        label="quit smoking",
-        decimals=0,
-        plausible=(1900.0, 2100.0),
-        template="Quit smoking in {value}.",
-        absent_for=("never smoker", "current smoker"),
-    ),
-    "quit_date": Known(
-        header=r"\b(quit|stop|stopped|cessation)\b.*\bdate\b|\bdate\b.*\b(quit|stopped|cessation)\b",
-        label="quit smoking",
-        kind="date",
-        template="Quit smoking {value} {unit}.",
-        absent_for=("never smoker", "current smoker"),
-    ),
-    "quit_days": Known(
-        header=r"\bsmok\w*\b.*\b(quit|stop|stopped|cessation)\b.*\b(date|days)\b",
-        label="quit smoking",
-        unit="days",
-        decimals=0,
-        absolute=True,
-        template="Quit smoking {value} days before the scan.",
-        absent_for=("never smoker", "current smoker"),
-    ),
-    "smoking": Known(
-        header=r"\b(smok\w*|tobacco)\b",
-        label="smoking status",
-        kind="category",
-        vocabulary=SMOKING,
-    ),
-    "diagnosis": Known(header=r"\bdiagnosis\b", label="diagnosis", kind="category"),
-    "histology": Known(header=r"\bhistolog(y|ic type)\b", label="histology", kind="category"),
-}
-BIRTH = Known(
-    header=r"\b(birth ?date|date of birth|dob)\b",
-    label="age",
-    kind="date",
-    role="covariate",
-    decimals=0,
-    plausible=(0.0, 120.0),
-)
-SENTENCE_ORDER = (
-    "age", "sex", "bmi", "smoking", "pack_years", "quit_year", "quit_date", "quit_days",
-    "diagnosis", "histology",
 )  # fmt: skip
 
 
@@ -319,7 +140,7 @@ def _propose(
     column: Column, taken: Mapping[str, Attribute], scan: Column | None
 ) -> tuple[str, Attribute, str]:
     """Name, attribute and comment of one column."""
-    seen = _seen(column)
+    seen = seen_in(column)
     for name, known in (*KNOWN.items(), ("age", BIRTH)):
         if name not in taken and not OUTCOME_WORDS.search(column.words) and known.fits(column):
             if known.kind == "date" and scan is None:
@@ -331,7 +152,7 @@ def _propose(
 
 
 def _known_attribute(column: Column, known: Known) -> Attribute:
-    levels, synonyms = _known_levels(column, known)
+    levels, synonyms = known_levels(column, known)
     return Attribute(
         column=column.header,
         kind=known.kind,
@@ -355,14 +176,14 @@ def _generic_attribute(column: Column, role: Role) -> Attribute:
     if column.is_date:
         fields |= {"kind": "date", "label": _without_date(label)}
     elif column.distinct and vocabulary_share(column, FLAG) == 1:
-        fields |= {"kind": "flag", "levels": tuple(FLAG), "synonyms": _synonyms(column, FLAG)}
+        fields |= {"kind": "flag", "levels": tuple(FLAG), "synonyms": column_synonyms(column, FLAG)}
     elif _is_days(column):
         template = f"{_without_date(label)}: {{value}} {{unit}} before the scan."
         fields |= {"kind": "number", "unit": "days", "absolute": True, "template": template}
     elif column.is_numeric:
         fields |= {"kind": "number", "unit": unit, "missing": sentinels(column, None)}
     elif len(column.distinct) <= MAX_LEVELS:
-        fields |= {"kind": "category", "levels": _levels(column)}
+        fields |= {"kind": "category", "levels": column_levels(column)}
     else:
         fields |= {"kind": "id" if column.present.is_unique else "category"}
     return Attribute.model_validate(fields)
@@ -430,69 +251,6 @@ def _share_before(column: Column, scan: Column) -> float:
     pairs = [(reads[0](day), reads[1](scanned)) for day, scanned in rows]
     known = [(a, b) for a, b in pairs if isinstance(a, date) and isinstance(b, date)]
     return sum(a <= b for a, b in known) / max(len(known), 1)
-
-
-def _seen(column: Column) -> str:
-    """What is in the column, in a sentence."""
-    if column.is_numeric and len(column.distinct) > 2:
-        n = column.numbers
-        seen = f"{n.notna().sum()} numbers, {n.min():g} to {n.max():g}, median {n.median():g}"
-    elif len(column.distinct) <= MAX_LEVELS:
-        seen = ", ".join(f"{text} {n}" for text, n in column.distinct.items())
-    else:
-        seen = f"{len(column.present)} values, {len(column.distinct)} different"
-    absent = ", ".join(f"{t or 'empty'} {n}" for t, n in column.absent_texts.items())
-    return "; ".join(filter(None, [seen, f"absent: {absent}" if absent else ""])) + "."
-
-
-def sentinels(column: Column, plausible: tuple[float, float] | None) -> tuple[str, ...]:
-    """Texts that are not numbers, and number codes far from all others (-1, 999, 9999).
-
-    A code counts if it lies outside the plausible range or, without one, if it is negative
-    among non-negative numbers or more than three times the next number.
-    """
-    codes = {-99.0, -9.0, -1.0, 99.0, 999.0, 9999.0}
-    others = column.numbers[~column.numbers.isin(codes)]
-    if others.empty:
-        return ()
-    low, high = plausible or (0.0 if others.min() >= 0 else -float("inf"), 3 * others.abs().max())
-    found = {t: parse_number(t) for t in column.distinct}
-    return tuple(t for t, n in found.items() if n in codes and not low <= n <= high)
-
-
-def vocabulary_share(column: Column, vocabulary: Mapping[str, tuple[str, ...]]) -> float:
-    """Share of present cells that the vocabulary knows."""
-    return sum(n for t, n in column.distinct.items() if _look_up(t, vocabulary)) / max(
-        len(column.present), 1
-    )
-
-
-def _look_up(text: str, vocabulary: Mapping[str, tuple[str, ...]]) -> str | None:
-    words = " ".join(re.findall(r"\w+", text.lower()))
-    return next((level for level, texts in vocabulary.items() if words in texts), None)
-
-
-def _synonyms(column: Column, vocabulary: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-    """Lower-case texts of the column that differ from the level they stand for."""
-    meant = {fold(text): _look_up(text, vocabulary) for text in column.distinct}
-    return {text: level for text, level in sorted(meant.items()) if level and text != level}
-
-
-def _known_levels(column: Column, known: Known) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Levels and synonyms that occur: by the vocabulary and in its order, else as in the table."""
-    if known.kind != "category":
-        return (), {}
-    if not known.vocabulary:
-        return _levels(column), {}
-    found = {_look_up(text, known.vocabulary) for text in column.distinct}
-    levels = tuple(level for level in known.vocabulary if level in found)
-    return levels, _synonyms(column, known.vocabulary)
-
-
-def _levels(column: Column) -> tuple[str, ...]:
-    """Distinct texts in alphabetical order; of spellings that differ by case, the commonest."""
-    commonest = {fold(text): text for text in reversed(column.distinct)}
-    return tuple(sorted(" ".join(text.split()) for text in commonest.values()))
 
 
 def _label_and_unit(header: str) -> tuple[str, str]:
