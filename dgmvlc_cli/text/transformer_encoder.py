@@ -107,6 +107,8 @@ def _kind(source: str, local_files_only: bool) -> str:
     from transformers.utils import cached_file
 
     path = cached_file(source, "config.json", local_files_only=local_files_only)
+    if path is None:
+        raise ValueError("there is no config.json")
     return str(json.loads(Path(path).read_text(encoding="utf-8")).get("model_type", ""))
 
 

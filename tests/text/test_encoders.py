@@ -62,6 +62,12 @@ def test_a_local_folder_loads_like_the_bundled_encoder(minilm: Encoder):
 def test_a_folder_without_a_whole_model_is_refused(tmp_path: Path):
     with pytest.raises(DgmvlcError, match="no text encoder can be loaded"):
         load_encoder(str(tmp_path))
+    with pytest.raises(DgmvlcError, match=r"config\.json"):
+        load_encoder(str(tmp_path))
+    folder = small_bert(tmp_path / "bert")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(DgmvlcError, match=r"model\.safetensors"):
+        load_encoder(str(folder))
 
 
 def test_a_hub_model_out_of_reach_tells_the_offline_way(monkeypatch: pytest.MonkeyPatch):
