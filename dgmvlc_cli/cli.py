@@ -158,7 +158,8 @@ def preprocess(
 @app.command()
 def describe(
     subject: Annotated[
-        str | None, typer.Argument(help="With --edit: whose row.", show_default=False)
+        str | None,
+        typer.Argument(help="With --edit: whose row.", show_default="all"),
     ] = None,
     edits: Annotated[
         list[str] | None,

@@ -197,7 +197,8 @@ def _refuse_contradictions(
         level = edited.get(follows.attribute) if follows else None
         if follows and level in follows.absent_for:
             raise ContradictionError(
-                f"{name} cannot be set to {edits[name]}: {follows.attribute} is {level}",
+                f"{name} cannot be set to {value_text(edits[name], schema.attributes[name])}: "
+                f"{follows.attribute} is {level}",
                 f"Edit {follows.attribute} too, or leave this subject out.",
             )
 

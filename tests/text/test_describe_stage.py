@@ -64,11 +64,24 @@ def test_an_edit_shows_both_sentences_and_writes_nothing(w: tuple[str, str], tmp
     assert "Quit smoking in 2019." in record["after"]
 
 
+def test_an_edit_of_all_subjects_counts_what_changes_and_what_is_refused(w: tuple[str, str]):
+    smoking = dgmvlc("describe", "--edit", "smoking=never", *w).stdout
+    never = cohort_table(40)["smoking_status"].drop(index=[1, 2]).eq("never smoker").sum() + 1
+    assert f"{40 - never} of 40 subjects would change, {never} are so already" in smoking
+    assert smoking.count("after: ") == 3
+    record = json.loads(dgmvlc("describe", "--edit", "pack_years=30", "--json", *w).stdout)
+    assert len(record["refused"]) == never
+    assert set(record["refused"].values()) == {
+        "pack_years cannot be set to 30: smoking is never smoker"
+    }
+    assert all("30 pack-years" in after for _, after in record["sentences"].values())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--edit", "smoking=never", "ph-2"], 'unknown subject "ph-2"'),
-        (["--edit", "smoking=never"], "An edit needs a subject"),
+        (["--edit", "smoking=nevr"], 'Did you mean "never smoker"'),
         (["--edit", "smoking", "ph-0002"], "ATTRIBUTE=LEVEL"),
         (["ph-0002"], "--edit ATTRIBUTE=LEVEL"),
         (["--edit", "vital_status=dead", "ph-0002"], "not said in the sentence"),
