@@ -162,7 +162,7 @@ def _note(
         return f"{name}: unknown, as no {level} of the cohort has it; --set {name}=... to say it"
     kind = "median" if attribute.is_numeric else "commonest"
     return (
-        f"{name}: appears as {new}, the {kind} of the cohort's {level}s (n = {peers}); "
+        f"{name}: appears as {new}, the cohort's {kind} where {leader} is {level} (n = {peers}); "
         f"--set {name}=... for another"
     )
 

@@ -186,7 +186,7 @@ def test_what_comes_of_each_attribute_is_said(old: str, new: str, said: list[str
         if "appears" in note:
             name = note.split(":")[0]
             n = int(ROWS.loc[ROWS["smoking"] == new, name].notna().sum())
-            assert f"the median of the cohort's {new}s (n = {n})" in note
+            assert f"the cohort's median where smoking is {new} (n = {n})" in note
 
 
 def test_a_value_set_by_hand_is_said_as_set():
