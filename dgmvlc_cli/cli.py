@@ -84,7 +84,9 @@ def common(
 @app.command()
 def init(
     scans: Annotated[Path, typer.Argument(help="Folder (or file) with DICOM, NIfTI, NRRD or MHA.")],
-    table: Annotated[Path | None, typer.Argument(help="Clinical table, csv or tsv.")] = None,
+    table: Annotated[
+        Path | None, typer.Argument(help="Clinical table: csv, tsv, xlsx or parquet.")
+    ] = None,
     workspace: WorkspaceOption = Path(),
     seed: NewSeedOption = 0,
     force: ForceOption = False,
@@ -180,11 +182,30 @@ def preprocess(
 
 @app.command()
 def describe(
-    workspace: WorkspaceOption = Path(),
+    subject: Annotated[
+        str | None,
+        typer.Argument(help="With --edit: whose row.", show_default="all"),
+    ] = None,
+    edits: Annotated[
+        list[str] | None,
+        typer.Option("--edit", help="ATTRIBUTE=LEVEL: show the sentence before and after."),
+    ] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="ATTRIBUTE=VALUE of what appears with an edit."),
+    ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Measure what can be read from the embeddings.")
+    ] = False,
+    encoder: Annotated[
+        str | None,
+        typer.Option("--encoder", help="Text encoder to probe (default: the study's)."),
+    ] = None,
     placebos: Annotated[
         int | None,
         typer.Option("--placebos", min=0, max=8, help="Attributes of no meaning to add."),
     ] = None,
+    workspace: WorkspaceOption = Path(),
     seed: SeedOption = None,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
@@ -192,12 +213,19 @@ def describe(
 ) -> None:
     """Write a sentence for every subject from its row of the clinical table.
 
-    Example: [green]dgmvlc describe[/green]
+    Example: [green]dgmvlc describe[/green], or to try an edit without writing anything,
+    [green]dgmvlc describe --edit smoking="current smoker" --set pack_years=20 SUBJECT[/green];
+    what the generator can hear of each attribute: [green]dgmvlc describe --probe[/green]
     """
     from dgmvlc_cli import stages
 
     ws, settings = _settings(workspace, seed, study={"placebos": placebos})
+    if edits or given or subject:
+        changes = _assignments([*(edits or []), *(given or [])])
+        return _finish(stages.edit(ws, settings, subject, changes), as_json, workspace)
     run = _run(force=force, dry_run=dry_run, as_json=as_json)
+    if probe or encoder:
+        return _finish(stages.probe(ws, settings, run, encoder), as_json, workspace)
     _finish(stages.describe(ws, settings, run), as_json, workspace)
 
 
@@ -406,6 +434,16 @@ def _spacing(text: str) -> float | str:
         raise typer.BadParameter(f"{text!r} is neither a number of mm nor `native`") from None
 
 
+def _assignments(texts: list[str]) -> dict[str, str]:
+    """`["smoking=never smoker"]` as a mapping."""
+    if not texts:
+        raise typer.BadParameter("name what to change: --edit ATTRIBUTE=LEVEL")
+    pairs = [text.partition("=") for text in texts]
+    if wrong := [text for text, pair in zip(texts, pairs, strict=True) if not pair[1]]:
+        raise typer.BadParameter(f"{wrong[0]!r} is not of the form ATTRIBUTE=LEVEL")
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
 def _run(
     *,
     force: bool,
@@ -437,10 +475,14 @@ def _finish(result: StageResult, as_json: bool, workspace: Path = Path()) -> Non
         typer.echo(json.dumps({**record, "next": following}, indent=2, default=str))
     else:
         from rich.console import Console
+        from rich.text import Text
 
         console = Console(highlight=False, soft_wrap=True)
         for line in result.summary:
-            console.print(line, markup=False)
+            text = Text(line)
+            if result.stage == "edit":
+                text.highlight_regex(r"\[[^\[\]]+\]", "bold magenta")  # what differs
+            console.print(text)
         if following:
             console.print(f"[bold]Next:[/bold] [green]{following}[/green]")
     raise typer.Exit(result.exit_code)

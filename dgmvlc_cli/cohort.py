@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 
 from dgmvlc_cli import workspace
 from dgmvlc_cli.analysis.contrasts import Contrast
@@ -52,8 +53,8 @@ def load_cohort(ws: Workspace, settings: Settings) -> Cohort:
     its schema changed since `describe`.
     """
     ws.require(ws.prompts_path, "sentences", "dgmvlc describe")
-    made_from = (workspace.read_json(ws.text / "describe.json") or {}).get("inputs")
-    if made_from != workspace.plain(described_inputs(ws, settings)):
+    made_from = (workspace.read_json(ws.text / "describe.json") or {}).get("inputs", {})
+    if as_of_now(made_from) != workspace.plain(described_inputs(ws, settings)):
         raise DgmvlcError(
             "The table, its [schema] or the [study] attribute changed since `dgmvlc describe`.",
             "Run `dgmvlc describe` again.",
@@ -90,9 +91,19 @@ def described_inputs(ws: Workspace, settings: Settings) -> dict[str, Any]:
     return {
         "table_sha256": workspace.sha256_file(ws.root / settings.table.path),
         "names": identity.series("names") if identity.pseudonymous else "as they are",
+        **({"sheet": settings.table.sheet} if settings.table.sheet else {}),
         "schema": schema.model_dump(mode="json"),
         "studied": studied_attribute(settings, schema),
     }
+
+
+def as_of_now(made_from: dict[str, Any]) -> dict[str, Any]:
+    """Recorded inputs with today's keys: a schema that says the same counts as the same."""
+    try:
+        schema = Schema.model_validate(made_from.get("schema"))
+    except ValidationError:
+        return made_from
+    return {**made_from, "schema": workspace.plain(schema.model_dump(mode="json"))}
 
 
 def training_inputs(ws: Workspace, cohort: Cohort, subjects: list[str]) -> dict[str, str]:

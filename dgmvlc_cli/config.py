@@ -18,6 +18,7 @@ from dgmvlc_cli.text.schema import Schema
 MODELS = ("flow", "diffusion", "gan")
 FUSIONS = ("affine", "cross-attention", "both", "none")
 MaskStructure = Literal["lung", "right_lung", "left_lung", "airway", "body"]
+OPEN_CLIP = "open_clip:"
 DEFAULT_SEED = 0
 SETTINGS_HEADER = (
     "# Settings of this workspace, written by `dgmvlc init`.  Paths are relative to this file.\n"
@@ -125,16 +126,20 @@ class ScanSettings(Section):
 
 
 class TableSettings(Section):
-    """The clinical table: csv or tsv, one row per subject."""
+    """The clinical table: csv, tsv, xlsx or parquet.
+
+    sheet: of an xlsx file; unset takes the first that is not empty.
+    """
 
     path: Path
+    sheet: str | None = None
 
 
 class StudySettings(Section):
     """The question: which attribute, from which level to which.
 
     placebos: number of attributes of no meaning that ride along in every training sentence.
-    text_encoder: `minilm` (bundled, offline), a hub id, or a folder.
+    text_encoder: `minilm` (bundled, offline), a hub id or folder, or `open_clip:` and either.
     """
 
     attribute: str | None = None
@@ -240,7 +245,18 @@ def load_settings(path: Path) -> Settings:
         raise DgmvlcError(f"Cannot read {path}: {error}.", "Check the file.") from error
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path} is not valid TOML: {error}.", "Mend that line.") from error
-    return parse_settings(content, source=str(path))
+    return _encoder_beside(parse_settings(content, source=str(path)), path.parent)
+
+
+def _encoder_beside(settings: Settings, folder: Path) -> Settings:
+    """The settings with a text encoder's folder found from the file, as its other paths are."""
+    name = settings.study.text_encoder
+    library = OPEN_CLIP if name.startswith(OPEN_CLIP) else ""
+    beside = (folder / name.removeprefix(library)).resolve()
+    if name == StudySettings().text_encoder or not beside.is_dir():
+        return settings
+    study = settings.study.model_copy(update={"text_encoder": f"{library}{beside}"})
+    return settings.model_copy(update={"study": study})
 
 
 def parse_settings(content: dict[str, Any], source: str) -> Settings:

@@ -3,7 +3,13 @@ import pandas as pd
 import pytest
 
 from dgmvlc_cli.analysis.contrasts import Contrast
-from dgmvlc_cli.cohort import Cohort, assign_folds, choose_contrast, placebo_contrasts
+from dgmvlc_cli.cohort import (
+    Cohort,
+    as_of_now,
+    assign_folds,
+    choose_contrast,
+    placebo_contrasts,
+)
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.text.schema import Attribute, Schema
 
@@ -73,3 +79,13 @@ def test_a_placebo_takes_the_same_step_in_its_own_words():
     contrast = Contrast("smoking", "never smoker", "current smoker")
     assert placebo_contrasts(contrast, cohort) == [Contrast("placebo_1", "birch", "cedar")]
     assert placebo_contrasts(Contrast("age", 50.0, 70.0), cohort) == []
+
+
+def test_a_record_from_before_a_key_existed_counts_as_the_same():
+    now = schema().model_dump(mode="json")
+    older = {key: value for key, value in now.items() if key in ("id_column", "attributes")}
+    assert as_of_now({"schema": older, "table_sha256": "x"}) == {"schema": now, "table_sha256": "x"}
+    other = {"schema": {**older, "id_column": "id"}}
+    assert as_of_now(other)["schema"] != now
+    assert as_of_now({}) == {}
+    assert as_of_now({"schema": {"unknown": 1}}) == {"schema": {"unknown": 1}}

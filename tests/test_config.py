@@ -79,3 +79,19 @@ def test_settings_cannot_be_changed():
     settings = parse_settings(MINIMAL, "x")
     with pytest.raises(Exception, match="frozen"):
         settings.seed = 4
+
+
+@pytest.mark.parametrize("library", ["", "open_clip:"])
+def test_a_text_encoders_folder_is_found_from_the_settings_file(tmp_path, library):
+    (tmp_path / "models" / "bert").mkdir(parents=True)
+    (tmp_path / "minilm").mkdir()
+    settings = tmp_path / "dgmvlc.toml"
+
+    def encoder(name):
+        settings.write_text(f'[scans]\npath = "s"\n[study]\ntext_encoder = "{library}{name}"\n')
+        return load_settings(settings).study.text_encoder
+
+    assert encoder("models/bert") == f"{library}{tmp_path / 'models' / 'bert'}"
+    assert encoder("some/hub-model") == f"{library}some/hub-model"
+    if not library:
+        assert encoder("minilm") == "minilm"

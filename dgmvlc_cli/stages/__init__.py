@@ -8,7 +8,19 @@ from dgmvlc_cli.stages.analyze import analyze
 from dgmvlc_cli.stages.base import Run, StageResult
 from dgmvlc_cli.stages.counterfactual import counterfactual
 from dgmvlc_cli.stages.describe import describe
+from dgmvlc_cli.stages.edit import edit
 from dgmvlc_cli.stages.preprocess import preprocess
+from dgmvlc_cli.stages.probe import probe
 from dgmvlc_cli.stages.train import train
 
-__all__ = ["Run", "StageResult", "analyze", "counterfactual", "describe", "preprocess", "train"]
+__all__ = [
+    "Run",
+    "StageResult",
+    "analyze",
+    "counterfactual",
+    "describe",
+    "edit",
+    "preprocess",
+    "probe",
+    "train",
+]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -13,70 +17,101 @@ from dgmvlc_cli.stages.base import Run, StageResult, dry_run
 from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace
 
 if TYPE_CHECKING:
-    from dgmvlc_cli.text.table import Cleaned
+    from dgmvlc_cli.text.cleaning import Cleaned
+    from dgmvlc_cli.text.schema import Schema
+
+EXAMPLES = 3
+FEW = 3
 
 
 def describe(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     """Table rows -> sentences, with missing values left out and placebo attributes added."""
-    from dgmvlc_cli.cohort import described_inputs, studied_attribute
-    from dgmvlc_cli.text.describe import prompts_table, summarise
+    from dgmvlc_cli.cohort import described_inputs
+    from dgmvlc_cli.text.describe import summarise
+
+    said = read_rows(ws, settings)
+    if run.dry_run:
+        return dry_run("describe", [f"{len(said.prompts)} sentences -> {ws.prompts_path}"])
+    clock = Stopwatch()
+    sidecar = Sidecar(path=ws.text / "describe.json", inputs=described_inputs(ws, settings))
+    sidecar.invalidate()
+    workspace.write_table(ws.prompts_path, said.prompts)
+    placebos = said.rows[list(said.placebos)]
+    workspace.write_table(ws.placebos_path, placebos.rename_axis("subject").reset_index())
+    workspace.write_table(ws.text / "exclusions.tsv", said.cleaned.exclusions)
+    workspace.write_table(ws.text / "dropped_rows.tsv", said.cleaned.dropped)
+    record = {
+        "schema": said.schema.model_dump(mode="json"),
+        "studied": said.studied,
+        "placebos": said.placebos,
+        "summary": summarise(said.cleaned.only(said.rows.index), said.schema),
+        "unmatched": said.unmatched,
+    }
+    workspace.write_json(ws.attributes_path, record)
+    sidecar.write(seconds=clock.seconds, seed=settings.seed, placebos=settings.study.placebos)
+    return _result(ws, said, record)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """The table as the generator hears it.
+
+    cleaned: every subject of the table.  rows: those with a scan, placebo columns included.
+    schema: with the placebos as attributes.  placebos: name -> label and words.  prompts:
+    subject, sentence and values.  unmatched: ids without a partner on either side.
+    """
+
+    cleaned: Cleaned
+    rows: pd.DataFrame
+    schema: Schema
+    studied: str
+    placebos: dict[str, dict[str, Any]]
+    prompts: pd.DataFrame
+    unmatched: dict[str, list[str]]
+
+
+def read_rows(ws: Workspace, settings: Settings) -> Described:
+    """Read and clean the table, add the placebos, write the sentences; nothing is saved."""
+    from dgmvlc_cli.cohort import studied_attribute
+    from dgmvlc_cli.text.cleaning import clean
+    from dgmvlc_cli.text.describe import prompts_table
     from dgmvlc_cli.text.placebos import add_placebos, make_placebos
-    from dgmvlc_cli.text.table import clean, read_table
+    from dgmvlc_cli.text.table import read_table
 
     schema = settings.require_schema()
     assert settings.table is not None
-    table_path = ws.root / settings.table.path
-    cleaned = _named(ws, settings, clean(read_table(table_path), schema))
+    table = read_table(ws.root / settings.table.path, settings.table.sheet)
+    cleaned = _named(ws, settings, clean(table, schema))
     used, unmatched = _match(ws, cleaned.rows)
     studied = studied_attribute(settings, schema)
     placebos, records = make_placebos(used[studied], settings.study.placebos, settings.seed)
     extended = add_placebos(schema, records, studied)
-    prompts = prompts_table(pd.concat([used, placebos], axis=1), extended)
-    if run.dry_run:
-        return dry_run("describe", [f"{len(prompts)} sentences -> {ws.prompts_path}"])
-    clock = Stopwatch()
-    sidecar = Sidecar(path=ws.text / "describe.json", inputs=described_inputs(ws, settings))
-    sidecar.invalidate()
-    workspace.write_table(ws.prompts_path, prompts)
-    workspace.write_table(ws.placebos_path, placebos.rename_axis("subject").reset_index())
-    workspace.write_table(ws.text / "exclusions.tsv", cleaned.exclusions)
-    summary = summarise(_only(cleaned, used.index), schema)
-    record = {
-        "schema": extended.model_dump(mode="json"),
-        "studied": studied,
-        "placebos": records,
-        "summary": summary,
-        "unmatched": unmatched,
-    }
-    workspace.write_json(ws.attributes_path, record)
-    sidecar.write(seconds=clock.seconds, seed=settings.seed, placebos=settings.study.placebos)
-    return _describe_result(ws, prompts, studied, record, len(cleaned.exclusions))
+    rows = pd.concat([used, placebos], axis=1)
+    return Described(
+        cleaned=cleaned,
+        rows=rows,
+        schema=extended,
+        studied=studied,
+        placebos=records,
+        prompts=prompts_table(rows, extended),
+        unmatched=unmatched,
+    )
 
 
 def _named(ws: Workspace, settings: Settings, cleaned: Cleaned) -> Cleaned:
     """The table under the names that the workspace gives its subjects."""
     from dgmvlc_cli.imaging.identity import workspace_identity
     from dgmvlc_cli.stages.preprocess import key_path
-    from dgmvlc_cli.text.table import Cleaned
 
-    identity = workspace_identity(key_path(ws, settings), settings.scans.pseudonyms)
-    out = cleaned.exclusions
-    return Cleaned(
-        rows=cleaned.rows.rename(index=identity.subject),
-        status=cleaned.status.rename(index=identity.subject),
-        exclusions=out.assign(subject=out["subject"].map(identity.subject)),
-    )
-
-
-def _only(cleaned: Cleaned, subjects: pd.Index) -> Cleaned:
-    """The cleaned table of some subjects."""
-    from dgmvlc_cli.text.table import Cleaned
-
-    out = cleaned.exclusions
-    return Cleaned(
-        rows=cleaned.rows.loc[subjects],
-        status=cleaned.status.loc[subjects],
-        exclusions=out[out["subject"].isin(subjects)],
+    named = workspace_identity(key_path(ws, settings), settings.scans.pseudonyms).subject
+    out, dropped = cleaned.exclusions, cleaned.dropped
+    return replace(
+        cleaned,
+        rows=cleaned.rows.rename(index=named),
+        status=cleaned.status.rename(index=named),
+        exclusions=out.assign(subject=out["subject"].map(named)),
+        scan_years=cleaned.scan_years.rename(index=named),
+        dropped=dropped.assign(subject=dropped["subject"].map(named)),
     )
 
 
@@ -95,7 +130,8 @@ def _match(ws: Workspace, rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, l
         raise DgmvlcError(
             f"No id of the table matches a scan: the table has {_few(rows.index)}, "
             f"the scans are {_few(scans)}.",
-            "Set `id_column` under [schema] in dgmvlc.toml, or rename the scans.",
+            _near_match(rows.index, scans)
+            or "Set `id_column` under [schema] in dgmvlc.toml, or rename the scans.",
         )
     return matched, {
         "rows_without_scan": sorted(set(rows.index) - set(scans)),
@@ -103,26 +139,94 @@ def _match(ws: Workspace, rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, l
     }
 
 
+def _near_match(rows: Iterable[str], scans: Iterable[str]) -> str:
+    """A hint where ids differ only in case, leading zeros, `sub-` or punctuation; else nothing."""
+    by_core = {_core(scan): scan for scan in scans}
+    near = [(row, by_core[_core(row)]) for row in rows if _core(row) in by_core]
+    if not near:
+        return ""
+    row, scan = near[0]
+    return (
+        f'{len(near)} ids differ only in case, leading zeros or punctuation ("{row}" in the '
+        f'table, "{scan}" the scan): write them alike in the table.'
+    )
+
+
+def _core(name: str) -> str:
+    plain = re.sub(r"(?<!\d)0+(?=\d)", "", name.lower().removeprefix("sub-"))
+    return re.sub(r"[^a-z0-9]", "", plain)
+
+
 def _few(names: Any) -> str:
     names = list(map(str, names))
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return ", ".join(names[:FEW]) + (", ..." if len(names) > FEW else "")
 
 
-def _describe_result(
-    ws: Workspace, prompts: pd.DataFrame, studied: str, record: dict[str, Any], excluded: int
-) -> StageResult:
+def _result(ws: Workspace, said: Described, record: dict[str, Any]) -> StageResult:
+    out = said.cleaned.exclusions
     lines = [
-        f"{len(prompts)} sentences, for example: {prompts['sentence'].iloc[0]}",
-        f"studied attribute: {studied}; placebos: {', '.join(record['placebos']) or 'none'}",
-        f"{excluded} entries left out, each with its reason in {ws.text / 'exclusions.tsv'}",
+        f"{len(said.prompts)} sentences, for example:",
+        *(f"  {text}" for text in said.prompts["sentence"].head(EXAMPLES)),
+        *_coverage(record["summary"], said.schema),
+        f"studied attribute: {said.studied}; placebos: {', '.join(said.placebos) or 'none'}",
+        f"{len(out)} entries left out, each with its reason in {ws.text / 'exclusions.tsv'}",
+        *_contradictions(out),
     ]
-    for what, ids in record["unmatched"].items():
+    if len(said.cleaned.dropped):
+        lines.append(f"{len(said.cleaned.dropped)} rows dropped: {ws.text / 'dropped_rows.tsv'}")
+    for what, ids in said.unmatched.items():
         if ids:
-            lines.append(f"{len(ids)} {what.replace('_', ' ')}: {_few(ids)}")
+            listed = f", all in {ws.attributes_path}" if len(ids) > FEW else ""
+            lines.append(f"{len(ids)} {what.replace('_', ' ')}: {_few(ids)}{listed}")
+    near = _near_match(*said.unmatched.values()) if said.unmatched else ""
+    lines += [f"WARNING: {near}"] if near else []
+    lines.append("what a generator can hear of each attribute: dgmvlc describe --probe")
     facts = {key: record[key] for key in ("studied", "summary", "unmatched", "placebos")}
     return StageResult(
         stage="describe",
         summary=lines,
-        facts=facts | {"sentences": len(prompts)},
+        facts=facts | {"sentences": len(said.prompts)},
         next_command="dgmvlc train",
     )
+
+
+def _coverage(summary: dict[str, dict[str, Any]], schema: Schema) -> list[str]:
+    """A line per attribute of the sentence, and what is kept out of it and why."""
+    said = [name for name in summary if schema.attributes[name].in_sentence]
+    width = max(map(len, said), default=0)
+    lines = [f"  {name:<{width}}  {_attribute_line(summary[name])}" for name in said]
+    outcomes = schema.names("outcome")
+    if outcomes:
+        lines.append(
+            f"kept out of the sentence: {', '.join(outcomes)} (outcomes: they happen after the "
+            'scan, and a generator told of them would draw them; role = "condition" asks for it)'
+        )
+    return lines
+
+
+def _attribute_line(entry: dict[str, Any]) -> str:
+    """`155 of 211: 1 to 120, median 37 pack-years (left out: 48 not applicable: ...)`."""
+    from dgmvlc_cli.text.describe import number_text
+
+    if "median" in entry:
+        low, median, high = (number_text(entry[key]) for key in ("min", "median", "max"))
+        values = f"{low} to {high}, median {median} {entry['unit']}".rstrip()
+    else:
+        values = ", ".join(f"{level} {n}" for level, n in entry.get("levels", {}).items())
+    reasons: Counter[str] = Counter()
+    for reason, n in entry["left_out"].items():
+        reasons["contradiction" if reason.startswith("contradiction") else reason] += n
+    out = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
+    said = f"{entry['present']} of {entry['n']}: {values}".rstrip(": ")
+    return f"{said} (left out: {out})" if out else said
+
+
+def _contradictions(exclusions: pd.DataFrame) -> list[str]:
+    found = exclusions[exclusions["reason"].str.startswith("contradiction")]
+    if found.empty:
+        return []
+    first = found.iloc[0]
+    return [
+        f"{len(found)} of them contradict the rest of their row, for example {first['subject']}: "
+        f"{first['attribute']} {first['raw']} ({first['reason'].removeprefix('contradiction: ')})"
+    ]

@@ -69,12 +69,13 @@ def init(
 
 def _schema(table: Path, subjects: list[str]) -> tuple[Schema, str, list[str]]:
     """The proposed schema, its TOML, and what was seen, in words."""
+    from dgmvlc_cli.text.cleaning import table_ids
     from dgmvlc_cli.text.propose import propose_schema
     from dgmvlc_cli.text.table import read_table
 
     content = read_table(table)
     schema, notes = propose_schema(content)
-    ids = set(content[schema.id_column].str.strip())
+    ids = set(table_ids(content, schema.id_column))
     shared = len(ids & set(subjects))
     seen = [
         f"{_count(len(content), 'row')} and {_count(len(content.columns), 'column')} in {table}",

@@ -8,13 +8,14 @@ from typing import Any
 
 import pandas as pd
 
+from dgmvlc_cli.text.cleaning import Cleaned
 from dgmvlc_cli.text.schema import Attribute, Schema
-from dgmvlc_cli.text.table import Cleaned
 
 GENERIC_TEMPLATE = "{label}: {value} {unit}."
 NOUNS = {"female": "woman", "male": "man"}
 # Said together in the opening clause, unless they have a template of their own.
 OPENING = ("age", "sex")
+PAPER_TEMPLATES = {"age": "Patient age: {value}.", "sex": "Gender: {value}."}
 
 
 def sentence(row: Mapping[str, Any], schema: Schema) -> str:
@@ -23,15 +24,43 @@ def sentence(row: Mapping[str, Any], schema: Schema) -> str:
     row: attribute name -> cleaned value; None, NaN or no entry at all means absent and is left
     out.  Clauses come in the schema's order, placebos last.  Equal rows give equal sentences.
     """
+    said = present(row, schema)
+    if schema.wording == "paper":
+        return _paper_sentence(row, said)
+    first = {n: row[n] for n in OPENING if n in said and said[n].template is None}
+    clauses = [clause(row[name], a) for name, a in said.items() if name not in first]
+    return " ".join([opening(first), *clauses])
+
+
+def present(row: Mapping[str, Any], schema: Schema) -> dict[str, Attribute]:
+    """The attributes that a row says, in the sentence's order: placebos last."""
     said = {
         name: attribute
         for name, attribute in schema.attributes.items()
         if attribute.in_sentence and not is_absent(row.get(name))
     }
-    opening = {n: row[n] for n in OPENING if n in said and said[n].template is None}
-    placebos_last = sorted(said.items(), key=lambda item: item[1].role == "placebo")
-    clauses = [clause(row[name], a) for name, a in placebos_last if name not in opening]
-    return " ".join([_opening(opening), *clauses])
+    return dict(sorted(said.items(), key=lambda item: item[1].role == "placebo"))
+
+
+def _paper_sentence(row: Mapping[str, Any], said: Mapping[str, Attribute]) -> str:
+    """The wording of Xing et al. 2024 (arXiv:2410.13823): `Lung CT scan: SMOKING HISTORY is ...`.
+
+    A clause is a column's header and its value.  Two departures: pack-years, which the paper
+    wrote as a bare number, have their header too, and no clause speaks of the outcome.
+    """
+    clauses = [_paper_clause(name, row[name], attribute) for name, attribute in said.items()]
+    return f"Lung CT scan: {' '.join(clauses)}".rstrip(" ,.:") + "."
+
+
+def _paper_clause(name: str, value: float | str, attribute: Attribute) -> str:
+    if attribute.template is not None:
+        return clause(value, attribute)
+    text = value_text(value, attribute)
+    if name in PAPER_TEMPLATES:
+        return PAPER_TEMPLATES[name].format(value=text.capitalize())
+    label = attribute.label if attribute.role == "placebo" else attribute.column
+    unit = attribute.said_unit if attribute.is_duration else ""
+    return f"{label} is {text} {unit}".strip() + ","
 
 
 def is_absent(value: Any) -> bool:
@@ -42,7 +71,10 @@ def is_absent(value: Any) -> bool:
 def clause(value: float | str, attribute: Attribute) -> str:
     """One clause, by the attribute's template or as `Label: value unit.`"""
     text = value_text(value, attribute)
-    unit = attribute.unit[:-1] if text == "1" and attribute.unit.endswith("s") else attribute.unit
+    unit = attribute.said_unit
+    if text == "1":
+        first, *rest = unit.split(" ", 1)
+        unit = " ".join([first.removesuffix("s"), *rest])
     filled = (attribute.template or GENERIC_TEMPLATE).format(
         label=attribute.label or attribute.column, value=text, unit=unit
     )
@@ -52,9 +84,10 @@ def clause(value: float | str, attribute: Attribute) -> str:
 
 def value_text(value: float | str, attribute: Attribute) -> str:
     """A value as it is written in a sentence: numbers rounded, levels as they are."""
-    if attribute.kind != "number":
+    if not attribute.is_numeric:
         return str(value)
-    return number_text(float(value), attribute.decimals)
+    decimals = 1 if attribute.is_duration and attribute.decimals is None else attribute.decimals
+    return number_text(float(value), decimals)
 
 
 def number_text(number: float, decimals: int | None = None) -> str:
@@ -66,7 +99,8 @@ def number_text(number: float, decimals: int | None = None) -> str:
     return f"{number:.{max(0, 2 - math.floor(math.log10(abs(number))))}f}".rstrip("0").rstrip(".")
 
 
-def _opening(row: Mapping[str, Any]) -> str:
+def opening(row: Mapping[str, Any]) -> str:
+    """The first clause, `Chest CT of a 63-year-old woman.`; row: age and sex, if they are said."""
     sex = str(row["sex"]) if "sex" in row else ""
     noun = NOUNS.get(sex, f"{sex} patient".strip())
     if "age" not in row:
@@ -96,7 +130,7 @@ def rows_of_prompts(table: pd.DataFrame, schema: Schema) -> pd.DataFrame:
     for name in schema.names():
         if name in indexed.columns:
             texts = indexed[name].astype(object)
-            is_number = schema.attributes[name].kind == "number"
+            is_number = schema.attributes[name].is_numeric
             columns[name] = (
                 pd.to_numeric(texts).astype(float)
                 if is_number
@@ -126,9 +160,9 @@ def _summary(cleaned: Cleaned, name: str, attribute: Attribute) -> dict[str, Any
         },
         "left_out": {str(reason): int(n) for reason, n in reasons.items()},
     }
-    if attribute.kind == "number" and len(values):
+    if attribute.is_numeric and len(values):
         low, median, high = (float(values.quantile(q)) for q in (0, 0.5, 1))
-        summary |= {"unit": attribute.unit, "min": low, "median": median, "max": high}
+        summary |= {"unit": attribute.said_unit, "min": low, "median": median, "max": high}
     elif attribute.levels:
         counts = values.value_counts()
         summary["levels"] = {level: int(counts.get(level, 0)) for level in attribute.levels}

@@ -9,15 +9,18 @@ that the subject already has is kept, and one that is unknown stays unknown.
 
 from __future__ import annotations
 
+import difflib
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from dgmvlc_cli.errors import UsageError
-from dgmvlc_cli.text.describe import is_absent, number_text
+from dgmvlc_cli.text.cells import parse_number
+from dgmvlc_cli.text.coherence import smoking_contradiction, year_contradiction
+from dgmvlc_cli.text.describe import is_absent, number_text, value_text
 from dgmvlc_cli.text.schema import Attribute, Schema, fold, unknown_name
-from dgmvlc_cli.text.table import parse_number
 
 
 class ContradictionError(UsageError):
@@ -25,12 +28,18 @@ class ContradictionError(UsageError):
 
 
 def edit_row(
-    row: Mapping[str, Any], edits: Mapping[str, str | float], schema: Schema, rows: pd.DataFrame
+    row: Mapping[str, Any],
+    edits: Mapping[str, str | float],
+    schema: Schema,
+    rows: pd.DataFrame,
+    *,
+    scan_year: float = math.nan,
 ) -> dict[str, Any]:
     """The row with the edits made and their bundles carried along.
 
     row: attribute -> cleaned value.  edits: attribute -> level or number; an edit named here
     wins over a bundle.  rows: the cohort whose medians newly appearing values take.
+    scan_year: of the subject's scan; where given, no calendar year may contradict it.
     Raises UsageError for an unknown or unsaid attribute, an unknown level or an implausible
     number, ContradictionError if the edit contradicts the rest of the row.
     """
@@ -40,6 +49,7 @@ def edit_row(
         for name in schema.followers(leader).keys() - legal.keys():
             edited[name] = _carried(row, edited, name, schema, rows)
     _refuse_contradictions(edited, legal, schema)
+    _refuse_years(edited, legal, schema, scan_year)
     return edited
 
 
@@ -52,7 +62,7 @@ def edit_value(schema: Schema, attribute: str, value: str | float) -> str | floa
             "so editing it changes nothing",
             f"Edit one of: {', '.join(schema.names('condition', 'covariate', 'placebo'))}.",
         )
-    if declared.kind == "number":
+    if declared.is_numeric:
         return _number(attribute, declared, value)
     return level_name(schema, attribute, str(value))
 
@@ -91,6 +101,76 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tu
     return {name: (old, new) for name, (old, new) in pairs.items() if old != new}
 
 
+def bracketed(before: str, after: str) -> tuple[str, str]:
+    """Both sentences with the words that only one of them has in [brackets]."""
+    words = before.split(), after.split()
+    marked: tuple[list[str], list[str]] = [], []
+    matcher = difflib.SequenceMatcher(None, *words, autojunk=False)
+    for tag, a0, a1, b0, b1 in matcher.get_opcodes():
+        for side, run in zip(marked, (words[0][a0:a1], words[1][b0:b1]), strict=True):
+            text = " ".join(run)
+            side += [text if tag == "equal" else f"[{text}]"] if text else []
+    return " ".join(marked[0]), " ".join(marked[1])
+
+
+def edit_notes(
+    row: Mapping[str, Any],
+    edited: Mapping[str, Any],
+    edits: Mapping[str, Any],
+    schema: Schema,
+    rows: pd.DataFrame,
+    *,
+    scan_year: float = math.nan,
+) -> list[str]:
+    """What came of each attribute that the edit touched, in words; arguments as in `edit_row`.
+
+    A warning follows where what newly appeared does not suit the subject.
+    """
+    touched = [*edits, *(n for leader in edits for n in schema.followers(leader) if n not in edits)]
+    notes = [_note(name, row, edited, edits, schema, rows) for name in touched]
+    if reason := _smoked_too_much(edited, scan_year):
+        notes.append(
+            f"WARNING: {reason}: what is typical of the cohort does not suit this subject; "
+            "choose with --set"
+        )
+    return notes
+
+
+def _note(
+    name: str,
+    row: Mapping[str, Any],
+    edited: Mapping[str, Any],
+    edits: Mapping[str, Any],
+    schema: Schema,
+    rows: pd.DataFrame,
+) -> str:
+    attribute = schema.attributes[name]
+    old, new = (_said(one.get(name), attribute) for one in (row, edited))
+    if name in edits:
+        return f"{name}: {old} -> {new}" if old != new else f"{name}: {new}, as it was"
+    assert attribute.follows is not None
+    leader = attribute.follows.attribute
+    level = edited[leader]
+    if level in attribute.follows.absent_for:
+        if row.get(leader) in attribute.follows.absent_for:
+            return f"{name}: not applicable, as before"
+        return f"{name}: {old} -> not applicable, as {leader} is {level}"
+    if row.get(leader) not in attribute.follows.absent_for:
+        return f"{name}: {new}, kept"
+    peers = int(rows.loc[rows[leader] == level, name].notna().sum())
+    if not peers:
+        return f"{name}: unknown, as no {level} of the cohort has it; --set {name}=... to say it"
+    kind = "median" if attribute.is_numeric else "commonest"
+    return (
+        f"{name}: appears as {new}, the cohort's {kind} where {leader} is {level} (n = {peers}); "
+        f"--set {name}=... for another"
+    )
+
+
+def _said(value: Any, attribute: Attribute) -> str:
+    return "unknown" if is_absent(value) else value_text(value, attribute)
+
+
 def _carried(
     row: Mapping[str, Any],
     edited: Mapping[str, Any],
@@ -117,9 +197,40 @@ def _refuse_contradictions(
         level = edited.get(follows.attribute) if follows else None
         if follows and level in follows.absent_for:
             raise ContradictionError(
-                f"{name} cannot be set to {edits[name]}: {follows.attribute} is {level}",
+                f"{name} cannot be set to {value_text(edits[name], schema.attributes[name])}: "
+                f"{follows.attribute} is {level}",
                 f"Edit {follows.attribute} too, or leave this subject out.",
             )
+
+
+def _refuse_years(
+    edited: Mapping[str, Any], edits: Mapping[str, Any], schema: Schema, scan_year: float
+) -> None:
+    """Refuse an edit of a year, of the age or of pack-years that cannot be together."""
+    age = edited.get("age")
+    for name, attribute in schema.attributes.items():
+        year = edited.get(name)
+        asked = name in edits or "age" in edits
+        if not attribute.is_calendar_year or not asked or is_absent(year):
+            continue
+        if reason := year_contradiction(name, float(str(year)), scan_year, age):
+            raise ContradictionError(
+                f"{name} would be {reason}",
+                f"Edit {name} to a year that can be, or leave this subject out.",
+            )
+    asked_for = edits.keys() & {"age", "pack_years", "quit_year"}
+    if asked_for and (reason := _smoked_too_much(edited, scan_year)):
+        raise ContradictionError(f"{reason} cannot be", "Edit these too, or take another subject.")
+
+
+def _smoked_too_much(row: Mapping[str, Any], scan_year: float) -> str | None:
+    if math.isnan(scan_year):
+        return None
+    pack_years, age, quit_year = (
+        math.nan if is_absent(row.get(name)) else float(row[name])
+        for name in ("pack_years", "age", "quit_year")
+    )
+    return smoking_contradiction(pack_years, age, scan_year, quit_year)
 
 
 def _number(name: str, attribute: Attribute, value: str | float) -> float:
@@ -128,8 +239,9 @@ def _number(name: str, attribute: Attribute, value: str | float) -> float:
         raise UsageError(
             f'{name} is a number, got "{value}"', f"Give it in {attribute.unit or '1'}."
         )
-    if attribute.plausible and not attribute.plausible[0] <= number <= attribute.plausible[1]:
-        low, high = (number_text(bound) for bound in attribute.plausible)
+    bounds = attribute.plausible or ((0.0, math.inf) if attribute.is_duration else None)
+    if bounds and not bounds[0] <= number <= bounds[1]:
+        low, high = (number_text(b) if math.isfinite(b) else "any" for b in bounds)
         raise UsageError(f"{name} = {value} is not plausible", f"Give {low} to {high}.")
     return number
 
@@ -137,7 +249,7 @@ def _number(name: str, attribute: Attribute, value: str | float) -> float:
 def _typical(values: pd.Series, attribute: Attribute) -> float | str | None:
     if values.empty:
         return None
-    if attribute.kind == "number":
+    if attribute.is_numeric:
         return float(values.median())
     return str(values.value_counts().sort_index().idxmax())
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from dgmvlc_cli.config import OPEN_CLIP
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.workspace import atomic_path, sha256_file
 
 if TYPE_CHECKING:
     import numpy as np
-
-BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,18 @@ ENCODERS: dict[str, Bundled] = {
 }
 
 
+@dataclass(frozen=True)
+class TokenStates:
+    """What an encoder makes of every token, for cross-attention.
+
+    states: (n, T, E) float32, zero where there is no token.  mask: (n, T) bool, True at tokens;
+    T is that of the longest sentence, special tokens included.
+    """
+
+    states: np.ndarray
+    mask: np.ndarray
+
+
 class Encoder(Protocol):
     """A frozen encoder.  sha256 identifies its weights, and so its embeddings."""
 
@@ -59,12 +69,24 @@ class Encoder(Protocol):
         """(n, dim) float32, rows of unit length; the same for a sentence in any batch."""
         ...
 
+    def encode_tokens(self, sentences: Sequence[str]) -> TokenStates:
+        """The states of every token, in the sentences' order."""
+        ...
+
 
 def load_encoder(name: str = "minilm") -> Encoder:
-    """A bundled encoder by name, else any `transformers` model by local folder or hub id.
+    """A bundled encoder by name, else a model by local folder or hub id.
 
+    Any `transformers` model will do: BERT and its kin (Bio_ClinicalBERT, PubMedBERT, CXR-BERT) or
+    the text tower of a CLIP.  `open_clip:<folder or hub id>` takes one of open_clip's (BiomedCLIP).
     Raises DgmvlcError if the weights are absent, altered, or cannot be reached.
     """
+    if name.startswith(OPEN_CLIP):
+        from dgmvlc_cli.text.open_clip_encoder import OpenClipEncoder
+
+        return OpenClipEncoder(name)
+    from dgmvlc_cli.text.transformer_encoder import TransformerEncoder
+
     if name in ENCODERS:
         bundled = ENCODERS[name]
         folder = bundled_folder(bundled)
@@ -94,125 +116,28 @@ def verify(weights: Path, sha256: str) -> None:
         )
 
 
-class TransformerEncoder:
-    """A `transformers` model, its token states averaged over the sentence, at unit length.
-
-    source: folder or hub id.  Only weights and configuration are read, no code of the model's.
-    """
-
-    def __init__(self, name: str, source: str, sha256: str | None = None) -> None:
-        self.name = name
-        self._tokenizer, self._model = _load(source)
-        self.dim = int(self._model.config.hidden_size)
-        self.sha256 = sha256 or _weights_sha256(self._model)
-        self._max_tokens = min(
-            self._tokenizer.model_max_length,
-            getattr(self._model.config, "max_position_embeddings", 512),
-        )
-
-    def encode(self, sentences: Sequence[str]) -> np.ndarray:
-        """(n, dim) float32.  Raises DgmvlcError for a sentence longer than the model reads."""
-        import numpy as np
-
-        batches = [
-            self._encode_batch(list(sentences[i : i + BATCH_SIZE]))
-            for i in range(0, len(sentences), BATCH_SIZE)
-        ]
-        return np.concatenate(batches) if batches else np.zeros((0, self.dim), np.float32)
-
-    def _encode_batch(self, sentences: list[str]) -> np.ndarray:
-        import torch
-
-        tokens = self._tokenizer(sentences, padding=True, return_tensors="pt", verbose=False)
-        self._check_length(sentences, tokens["attention_mask"])
-        with torch.inference_mode():
-            states = self._model(**tokens).last_hidden_state  # (B, L, dim)
-            mask = tokens["attention_mask"].unsqueeze(-1).to(states.dtype)  # (B, L, 1)
-            mean = (states * mask).sum(dim=1) / mask.sum(dim=1)
-            unit = torch.nn.functional.normalize(mean, dim=-1)
-        return unit.float().numpy()
-
-    def _check_length(self, sentences: list[str], mask: Any) -> None:
-        lengths = mask.sum(dim=1)
-        longest = int(lengths.argmax())
-        if lengths[longest] > self._max_tokens:
-            raise DgmvlcError(
-                f"a sentence has {int(lengths[longest])} tokens, and {self.name} reads "
-                f'{self._max_tokens}: "{sentences[longest][:80]}..."',
-                'Set role = "ignore" for attributes you do not need in dgmvlc.toml.',
-            )
-
-
-def _load(source: str) -> tuple[Any, Any]:
-    """Tokenizer and model in evaluation mode; what lies on this machine is tried first."""
-    with _quiet():
-        try:
-            return _from_pretrained(source, local_files_only=True)
-        except Exception as error:  # whatever a damaged or foreign folder makes the library raise
-            if Path(source).is_dir():
-                raise DgmvlcError(
-                    f"no text encoder can be loaded from the folder {source}: {_first_line(error)}",
-                    "It must hold config.json, the tokenizer's files and model.safetensors.",
-                ) from error
-        try:
-            _ask_hub(source)
-            return _from_pretrained(source, local_files_only=False)
-        except Exception as error:  # each transport beneath the hub client raises its own kind
-            raise DgmvlcError(
-                f'the text encoder "{source}" is not bundled ({", ".join(ENCODERS)}), no folder '
-                f"here, and could not be had from the Hugging Face hub: {_first_line(error)}",
-                f"Offline: on a connected machine run `hf download {source} --local-dir FOLDER`, "
-                "copy the folder here, and give its path as the encoder.",
-            ) from error
-
-
-def _from_pretrained(source: str, *, local_files_only: bool) -> tuple[Any, Any]:
-    from transformers import AutoModel, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local_files_only)
-    model, info = AutoModel.from_pretrained(
-        source, local_files_only=local_files_only, output_loading_info=True
+def unreachable(source: str, error: Exception) -> DgmvlcError:
+    """A model that is neither here nor to be had, with the offline way out."""
+    return DgmvlcError(
+        f'the text encoder "{source}" is not bundled ({", ".join(ENCODERS)}), no folder '
+        f"here, and could not be had from the Hugging Face hub: {first_line(error)}",
+        f"Offline: on a connected machine run `hf download {source} --local-dir FOLDER`, "
+        "copy the folder here, and give its path as the encoder.",
     )
-    # The library fills absent weights at random; only the pooler, which we do not use, may be.
-    if absent := sorted(key for key in info["missing_keys"] if not key.startswith("pooler")):
-        raise ValueError(f"{len(absent)} weights are absent, such as {absent[0]}")
-    return tokenizer, model.eval()
 
 
-def _ask_hub(source: str) -> None:
+def ask_hub(source: str) -> None:
     """Raises at once if the hub is out of reach or lacks the model; a download would retry long."""
     from huggingface_hub import model_info
 
     model_info(source, timeout=10)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def _weights_sha256(model: Any) -> str:
-    """One hash over all weights by name."""
-    digest = hashlib.sha256()
-    for name, weights in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(weights.detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back transformers' messages and progress bars, then restore its settings."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
+# Cache --------------------------------------------------------------------------------------
 
 
 def encode_cached(encoder: Encoder, sentences: Sequence[str], cache_path: Path) -> np.ndarray:

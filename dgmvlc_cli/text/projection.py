@@ -122,7 +122,7 @@ def _codes(
     if attribute.kind in WITH_LEVELS:
         return [np.array([float(value == level) for value in values]) for level in attribute.levels]
     present = np.array([float(not is_absent(value)) for value in values])
-    if attribute.kind != "number":
+    if not attribute.is_numeric:
         return [present]
     mean, deviation = cohort[name].mean(), max(cohort[name].std(), 1e-9)
     z = [0.0 if is_absent(value) else (float(value) - mean) / deviation for value in values]  # type: ignore[arg-type]

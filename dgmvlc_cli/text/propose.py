@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from datetime import date
 
 import pandas as pd
 
 from dgmvlc_cli.errors import DgmvlcError
-from dgmvlc_cli.text.schema import Attribute, Follows, Kind, Role, Schema, fold
-from dgmvlc_cli.text.table import find_date_format, is_missing_code, parse_number
+from dgmvlc_cli.text.cells import date_reader
+from dgmvlc_cli.text.columns import (
+    FITS,
+    MAX_LEVELS,
+    Column,
+    column_levels,
+    column_synonyms,
+    seen_in,
+    sentinels,
+    vocabulary_share,
+)
+from dgmvlc_cli.text.known import BIRTH, FLAG, KNOWN, SENTENCE_ORDER, Known, known_levels
+from dgmvlc_cli.text.schema import Attribute, Follows, Role, Schema, fold
 
-MAX_LEVELS = 12
+# Attributes in a proposed sentence.  Pack-years of the NSCLC-Radiogenomics table are read from
+# the projected embedding with an R2 of 0.91 where the sentence has 7 attributes, 0.57 to 0.67
+# where it has 12 and 0.19 with 25 (`dgmvlc describe --probe`, MiniLM, four placebos).
+MAX_SAID = 12
 MAX_MISSING = 0.6
-# Share of a column's values that must fit before it counts as one we know.
-FITS = 0.8
-
-SMOKING = {
-    "never smoker": ("never", "never smoked", "never smoker", "nonsmoker", "non smoker",
-                     "lifelong nonsmoker", "lifelong non smoker"),
-    "former smoker": ("former", "former smoker", "ex", "ex smoker", "exsmoker", "past",
-                      "past smoker", "previous", "previous smoker", "quit", "formerly smoked"),
-    "current smoker": ("current", "current smoker", "currently smokes", "active",
-                       "active smoker", "smoker"),
-}  # fmt: skip
-SEX = {"female": ("f", "female", "woman"), "male": ("m", "male", "man")}
-FLAG = {"no": ("no", "n", "false", "0", "unchecked"), "yes": ("yes", "y", "true", "1", "checked")}
 
 OUTCOME_WORDS = re.compile(
     r"\b(survival|surviving|death|dead|deceased|died|alive|mortality|vital status|recurrence|"
@@ -39,147 +39,21 @@ TREATMENT_WORDS = re.compile(
 SITE_WORDS = re.compile(
     r"\b(site|centre|center|hospital|affiliation|scanner|manufacturer|kernel)\b"
 )
+SCAN_DATE_WORDS = re.compile(
+    r"\b(ct|scan|scanning|imaging|image|study|acquisition|exam|examination)\b.*\bdate\b|"
+    r"\bdate\b.*\b(ct|scan|imaging|acquisition)\b"
+)
+# Dates of what a patient brings to the scan; others (an entry, another image) say little.
+HISTORY_WORDS = re.compile(r"\b(diag\w*|onset|symptom\w*|expos\w*|transplant\w*|start\w*)\b")
+REPEAT_WORDS = re.compile(r"\b(weeks?|days?|months?)\b")
+TARGET_NAMES = frozenset({"label", "target", "class", "event", "outcome", "y"})
 ID_NAMES = (
     "subject", "subject id", "participant id", "participant", "patient id", "patient",
-    "case id", "case", "scan id", "study id", "id", "pid",
+    "case id", "case", "scan id", "study id", "mapping id", "id", "pid",
 )  # fmt: skip
 UNITS = frozenset(
     {"lbs", "lb", "kg", "g", "cm", "mm", "m", "l", "ml", "%", "years", "months", "weeks", "days",
      "kg/m2", "mmhg", "mg/dl", "g/dl", "pack-years"}
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the table and what is quickly seen of it.
-
-    header: as in the table.  texts: all cells.
-    """
-
-    header: str
-    texts: pd.Series
-
-    @cached_property
-    def words(self) -> str:
-        """The header in lower-case words: `SmokingStatus (now)` -> `smoking status now`."""
-        split = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", self.header)
-        return " ".join(re.findall(r"[a-z0-9%]+", split.lower()))
-
-    @cached_property
-    def present(self) -> pd.Series:
-        """Cells that are no missing code."""
-        return self.texts[~self.texts.map(is_missing_code)]
-
-    @cached_property
-    def absent_texts(self) -> dict[str, int]:
-        """How often each missing code occurs, most often first."""
-        counts = self.texts[self.texts.map(is_missing_code)].value_counts()
-        return {str(text): int(n) for text, n in counts.items()}
-
-    @cached_property
-    def distinct(self) -> dict[str, int]:
-        """How often each present text occurs, most often first; ties in alphabetical order."""
-        counts = self.present.value_counts().sort_index()
-        falling = counts.sort_values(ascending=False, kind="stable")
-        return {str(text): int(n) for text, n in falling.items()}
-
-    @cached_property
-    def numbers(self) -> pd.Series:
-        """The present cells as numbers, NaN where they are none."""
-        parsed = {text: parse_number(text) for text in self.distinct}
-        return pd.to_numeric(self.present.map(parsed)).astype(float)
-
-    @property
-    def missing_share(self) -> float:
-        return 1 - len(self.present) / len(self.texts)
-
-    @property
-    def is_numeric(self) -> bool:
-        return len(self.present) > 0 and bool(self.numbers.notna().mean() >= FITS)
-
-    def share_between(self, low: float, high: float) -> float:
-        """Share of present cells that are numbers within the bounds."""
-        return float(self.numbers.between(low, high).mean()) if len(self.present) else 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Known:
-    """An attribute we recognise by its header and its values.
-
-    header: pattern on the header's words.  vocabulary: level -> texts that mean it; empty for
-    numbers and for levels taken from the table.  The rest is as in Attribute.
-    """
-
-    header: str
-    label: str
-    kind: Kind = "number"
-    role: Role = "condition"
-    unit: str = ""
-    decimals: int | None = None
-    plausible: tuple[float, float] | None = None
-    template: str | None = None
-    vocabulary: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    absent_for: tuple[str, ...] = ()
-
-    def fits(self, column: Column) -> bool:
-        if not re.search(self.header, column.words):
-            return False
-        if self.plausible:
-            return column.share_between(*self.plausible) >= FITS
-        if self.vocabulary:
-            return vocabulary_share(column, self.vocabulary) >= FITS
-        return not column.is_numeric and 1 < len(column.distinct) <= MAX_LEVELS
-
-
-# Tried in this order, which is also that of the sentence but for pack-years and quit year: their
-# headers mention smoking too.  absent_for names levels of the smoking status.
-KNOWN: dict[str, Known] = {
-    "age": Known(
-        header=r"^(?!.*\b(smok\w*|quit\w*|start\w*|onset|death)\b).*\bage\b",
-        label="age",
-        role="covariate",
-        unit="years",
-        decimals=0,
-        plausible=(0.0, 120.0),
-    ),
-    "sex": Known(
-        header=r"\b(sex|gender)\b", label="sex", kind="category", role="covariate", vocabulary=SEX
-    ),
-    "bmi": Known(
-        header=r"\b(bmi|body mass index)\b",
-        label="body mass index",
-        role="covariate",
-        unit="kg/m2",
-        decimals=1,
-        plausible=(10.0, 80.0),
-    ),
-    "pack_years": Known(
-        header=r"\b(pack ?years?|pk ?yrs?|pack ?yrs?)\b",
-        label="smoking history",
-        unit="pack-years",
-        decimals=0,
-        plausible=(0.0, 300.0),
-        absent_for=("never smoker",),
-    ),
-    "quit_year": Known(
-        header=r"\b(quit|stop|stopped|cessation)\b.*\byear\b|\byear\b.*\b(quit|stopped|cessation)\b",
-        label="quit smoking",
-        decimals=0,
-        plausible=(1900.0, 2100.0),
-        template="Quit smoking in {value}.",
-        absent_for=("never smoker", "current smoker"),
-    ),
-    "smoking": Known(
-        header=r"\b(smok\w*|tobacco)\b",
-        label="smoking status",
-        kind="category",
-        vocabulary=SMOKING,
-    ),
-    "diagnosis": Known(header=r"\bdiagnosis\b", label="diagnosis", kind="category"),
-    "histology": Known(header=r"\bhistolog(y|ic type)\b", label="histology", kind="category"),
-}
-SENTENCE_ORDER = (
-    "age", "sex", "bmi", "smoking", "pack_years", "quit_year", "diagnosis", "histology",
 )  # fmt: skip
 
 
@@ -190,15 +64,62 @@ def propose_schema(table: pd.DataFrame) -> tuple[Schema, dict[str, str]]:
     """
     columns = [Column(header, table[header]) for header in table.columns]
     id_column = find_id(columns)
-    notes = {id_column.header: f"{len(table)} rows, {len(id_column.distinct)} different ids."}
+    scan = find_scan_date(columns)
+    notes = {id_column.header: _id_note(id_column, columns)}
     attributes: dict[str, Attribute] = {}
     for column in columns:
         if column is not id_column:
-            name, attribute, note = _propose(column, taken=attributes)
+            name, attribute, note = _propose(column, attributes, scan)
             attributes[name] = attribute
             notes[column.header] = note
-    ordered = _link_followers(_known_first(attributes))
-    return Schema(id_column=id_column.header, attributes=ordered), notes
+    ordered = _shortened(_link_followers(_known_first(attributes)), notes)
+    schema = Schema(
+        id_column=id_column.header,
+        scan_date=scan.header if scan else None,
+        attributes=ordered,
+    )
+    return schema, notes
+
+
+def _id_note(column: Column, columns: list[Column]) -> str:
+    """How many ids there are, and what to declare where some have several rows."""
+    repeated = sum(n > 1 for n in column.texts.value_counts())
+    seen = f"{len(column.texts)} rows, {column.texts.nunique()} different ids."
+    if not repeated:
+        return seen
+    times = [c.header for c in columns if REPEAT_WORDS.search(c.words) and c.is_numeric]
+    rule = f'{{keep = "nearest", by = "{times[0]}"}}' if times else '{keep = "first"}'
+    return (
+        f"{seen} {repeated} subjects have several rows: say which one counts, for example\n"
+        f"several_rows = {rule}"
+    )
+
+
+def find_scan_date(columns: list[Column]) -> Column | None:
+    """The column with the date of the scan, by its header and its cells."""
+    named = (c for c in columns if SCAN_DATE_WORDS.search(c.words) and c.is_date)
+    return next(named, None)
+
+
+def _shortened(attributes: dict[str, Attribute], notes: dict[str, str]) -> dict[str, Attribute]:
+    """Ignore what would make the sentence too long; the boxes of one question stay together."""
+    groups: dict[str, list[str]] = {}
+    for name, attribute in attributes.items():
+        if attribute.in_sentence:
+            groups.setdefault(attribute.column.split("(choice=")[0], []).append(name)
+    shortened, room = dict(attributes), MAX_SAID
+    for names in groups.values():
+        if len(names) <= room:
+            room -= len(names)
+            continue
+        for name in names:
+            attribute = attributes[name]
+            shortened[name] = attribute.model_copy(update={"role": "ignore"})
+            notes[attribute.column] += (
+                f" Ignored: the sentence is full with {MAX_SAID - room} attributes, and the more "
+                "it says the less is heard of each; ignore another to have this one."
+            )
+    return shortened
 
 
 def find_id(columns: list[Column]) -> Column:
@@ -215,18 +136,23 @@ def find_id(columns: list[Column]) -> Column:
     return candidates[0]
 
 
-def _propose(column: Column, taken: Mapping[str, Attribute]) -> tuple[str, Attribute, str]:
-    seen = _seen(column)
-    for name, known in KNOWN.items():
+def _propose(
+    column: Column, taken: Mapping[str, Attribute], scan: Column | None
+) -> tuple[str, Attribute, str]:
+    """Name, attribute and comment of one column."""
+    seen = seen_in(column)
+    for name, known in (*KNOWN.items(), ("age", BIRTH)):
         if name not in taken and not OUTCOME_WORDS.search(column.words) and known.fits(column):
+            if known.kind == "date" and scan is None:
+                continue  # without the date of the scan it says nothing
             return name, _known_attribute(column, known), f"{seen} Recognised as {name}."
-    role, reason = _role(column)
+    role, reason = _role(column, scan)
     name = _free_name(column.words, taken)
     return name, _generic_attribute(column, role), " ".join(f"{seen} {reason}".split())
 
 
 def _known_attribute(column: Column, known: Known) -> Attribute:
-    levels, synonyms = _known_levels(column, known)
+    levels, synonyms = known_levels(column, known)
     return Attribute(
         column=column.header,
         kind=known.kind,
@@ -238,6 +164,7 @@ def _known_attribute(column: Column, known: Known) -> Attribute:
         decimals=known.decimals,
         plausible=known.plausible,
         template=known.template,
+        absolute=known.absolute,
         missing=sentinels(column, known.plausible) if known.kind == "number" else (),
         not_applicable=tuple(t for t in column.absent_texts if fold(t) in {"n/a", "na"}),
     )
@@ -246,23 +173,41 @@ def _known_attribute(column: Column, known: Known) -> Attribute:
 def _generic_attribute(column: Column, role: Role) -> Attribute:
     label, unit = _label_and_unit(column.header)
     fields: dict[str, object] = {"column": column.header, "role": role, "label": label}
-    if find_date_format(list(column.distinct)) and not re.search(r"\byears?\b", column.words):
-        fields |= {"kind": "date"}
+    if column.is_date:
+        fields |= {"kind": "date", "label": _without_date(label)}
     elif column.distinct and vocabulary_share(column, FLAG) == 1:
-        fields |= {"kind": "flag", "levels": tuple(FLAG), "synonyms": _synonyms(column, FLAG)}
+        fields |= {"kind": "flag", "levels": tuple(FLAG), "synonyms": column_synonyms(column, FLAG)}
+    elif _is_days(column):
+        template = f"{_without_date(label)}: {{value}} {{unit}} before the scan."
+        fields |= {"kind": "number", "unit": "days", "absolute": True, "template": template}
     elif column.is_numeric:
         fields |= {"kind": "number", "unit": unit, "missing": sentinels(column, None)}
     elif len(column.distinct) <= MAX_LEVELS:
-        fields |= {"kind": "category", "levels": _levels(column)}
+        fields |= {"kind": "category", "levels": column_levels(column)}
     else:
         fields |= {"kind": "id" if column.present.is_unique else "category"}
     return Attribute.model_validate(fields)
 
 
-def _role(column: Column) -> tuple[Role, str]:
+def _is_days(column: Column) -> bool:
+    """Whether a column called a date holds numbers: days from the scan, negative before it."""
+    named = re.search(r"\bdate\b", column.words) is not None
+    return named and column.is_numeric and not column.is_date
+
+
+def _without_date(label: str) -> str:
+    words = re.sub(r"^date of |\bdate\b", "", label, flags=re.IGNORECASE)
+    return " ".join(words.split())
+
+
+def _role(column: Column, scan: Column | None) -> tuple[Role, str]:
     """The role of a column nobody recognised, and the reason."""
+    if column is scan:
+        return "ignore", "The date of the scan: durations are counted up to it."
     if OUTCOME_WORDS.search(column.words):
         return "outcome", "Outcome: kept out of the sentence, as it happens after the scan."
+    if column.words in TARGET_NAMES:
+        return "outcome", "Outcome: columns of this name hold what somebody wants to predict."
     if not column.distinct:
         return "ignore", "Ignored: no values."
     if len({fold(text) for text in column.distinct}) == 1:
@@ -271,8 +216,10 @@ def _role(column: Column) -> tuple[Role, str]:
         return "ignore", f"Ignored: {column.missing_share:.0%} missing."
     if TREATMENT_WORDS.search(column.words):
         return "ignore", 'Ignored: treatment is mostly after the scan; else set role = "condition".'
-    if find_date_format(list(column.distinct)):
-        return "ignore", "Ignored: a calendar date says little by itself."
+    if column.is_date:
+        return _date_role(column, scan)
+    if _is_days(column) and column.numbers.median() >= 0:
+        return "ignore", "Ignored: days, but before the scan or after it?"
     if not column.is_numeric and len(column.distinct) > MAX_LEVELS:
         return "ignore", f"Ignored: {len(column.distinct)} different texts."
     if SITE_WORDS.search(column.words):
@@ -282,67 +229,28 @@ def _role(column: Column) -> tuple[Role, str]:
     return "condition", ""
 
 
-def _seen(column: Column) -> str:
-    """What is in the column, in a sentence."""
-    if column.is_numeric and len(column.distinct) > 2:
-        n = column.numbers
-        seen = f"{n.notna().sum()} numbers, {n.min():g} to {n.max():g}, median {n.median():g}"
-    elif len(column.distinct) <= MAX_LEVELS:
-        seen = ", ".join(f"{text} {n}" for text, n in column.distinct.items())
-    else:
-        seen = f"{len(column.present)} values, {len(column.distinct)} different"
-    absent = ", ".join(f"{t or 'empty'} {n}" for t, n in column.absent_texts.items())
-    return "; ".join(filter(None, [seen, f"absent: {absent}" if absent else ""])) + "."
+def _date_role(column: Column, scan: Column | None) -> tuple[Role, str]:
+    """A date enters the sentence where it is part of the history up to the scan."""
+    if scan is None:
+        return "ignore", "Ignored: a calendar date says little without the date of the scan."
+    if not HISTORY_WORDS.search(column.words):
+        return "ignore", (
+            'Ignored: a calendar date says little; role = "condition" says it as years before '
+            "the scan."
+        )
+    before = _share_before(column, scan)
+    if before < FITS:
+        return "ignore", f"Ignored: only {before:.0%} of the dates lie before the scan."
+    return "condition", f"{before:.0%} before the scan; said as years before it."
 
 
-def sentinels(column: Column, plausible: tuple[float, float] | None) -> tuple[str, ...]:
-    """Texts that are not numbers, and number codes far from all others (-1, 999, 9999).
-
-    A code counts if it lies outside the plausible range or, without one, if it is negative
-    among non-negative numbers or more than three times the next number.
-    """
-    codes = {-99.0, -9.0, -1.0, 99.0, 999.0, 9999.0}
-    others = column.numbers[~column.numbers.isin(codes)]
-    if others.empty:
-        return ()
-    low, high = plausible or (0.0 if others.min() >= 0 else -float("inf"), 3 * others.abs().max())
-    found = {t: parse_number(t) for t in column.distinct}
-    return tuple(t for t, n in found.items() if n in codes and not low <= n <= high)
-
-
-def vocabulary_share(column: Column, vocabulary: Mapping[str, tuple[str, ...]]) -> float:
-    """Share of present cells that the vocabulary knows."""
-    return sum(n for t, n in column.distinct.items() if _look_up(t, vocabulary)) / max(
-        len(column.present), 1
-    )
-
-
-def _look_up(text: str, vocabulary: Mapping[str, tuple[str, ...]]) -> str | None:
-    words = " ".join(re.findall(r"\w+", text.lower()))
-    return next((level for level, texts in vocabulary.items() if words in texts), None)
-
-
-def _synonyms(column: Column, vocabulary: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-    """Lower-case texts of the column that differ from the level they stand for."""
-    meant = {fold(text): _look_up(text, vocabulary) for text in column.distinct}
-    return {text: level for text, level in sorted(meant.items()) if level and text != level}
-
-
-def _known_levels(column: Column, known: Known) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Levels and synonyms that occur: by the vocabulary and in its order, else as in the table."""
-    if known.kind != "category":
-        return (), {}
-    if not known.vocabulary:
-        return _levels(column), {}
-    found = {_look_up(text, known.vocabulary) for text in column.distinct}
-    levels = tuple(level for level in known.vocabulary if level in found)
-    return levels, _synonyms(column, known.vocabulary)
-
-
-def _levels(column: Column) -> tuple[str, ...]:
-    """Distinct texts in alphabetical order; of spellings that differ by case, the commonest."""
-    commonest = {fold(text): text for text in reversed(column.distinct)}
-    return tuple(sorted(" ".join(text.split()) for text in commonest.values()))
+def _share_before(column: Column, scan: Column) -> float:
+    """Share of the dates that are not after the scan of their row."""
+    reads = [date_reader(c.distinct) for c in (column, scan)]
+    rows = zip(column.present, scan.texts[column.present.index], strict=True)
+    pairs = [(reads[0](day), reads[1](scanned)) for day, scanned in rows]
+    known = [(a, b) for a, b in pairs if isinstance(a, date) and isinstance(b, date)]
+    return sum(a <= b for a, b in known) / max(len(known), 1)
 
 
 def _label_and_unit(header: str) -> tuple[str, str]:

@@ -18,6 +18,10 @@ Role = Literal["condition", "covariate", "outcome", "placebo", "ignore"]
 
 IN_SENTENCE: frozenset[Role] = frozenset({"condition", "covariate", "placebo"})
 WITH_LEVELS: frozenset[Kind] = frozenset({"category", "flag"})
+FIRST_YEAR = 1800
+LISTED = 40  # names in an error message
+# Unit of a duration -> days.
+DURATIONS = {"years": 365.25, "months": 30.4375, "weeks": 7.0, "days": 1.0}
 TEMPLATE_FIELDS = frozenset({"label", "value", "unit"})
 
 
@@ -36,6 +40,30 @@ class Follows(_Frozen):
     absent_for: tuple[str, ...]
 
 
+class SeveralRows(_Frozen):
+    """Which row of a subject counts, where its rows differ.
+
+    keep: `first` or `last` of the file; `lowest` or `highest` of the column `by` (numbers or
+    dates); `nearest`: the number nearest to 0, or the date nearest to the scan's.
+    """
+
+    keep: Literal["first", "last", "lowest", "highest", "nearest"]
+    by: str = ""
+
+    @model_validator(mode="after")
+    def _complete(self) -> SeveralRows:
+        if (self.keep in ("first", "last")) == bool(self.by):
+            raise ValueError(
+                f'keep = "{self.keep}" '
+                + ("needs no `by`" if self.by else 'needs a column, e.g. by = "Weeks"')
+            )
+        return self
+
+    @property
+    def text(self) -> str:
+        return f"{self.keep} {self.by}".strip()
+
+
 class Attribute(_Frozen):
     """One column of the table and how it is read, cleaned, said and edited.
 
@@ -43,9 +71,13 @@ class Attribute(_Frozen):
     adjusted for in the regressions; `outcome` is kept but never said; `placebo` is made by the
     toolkit; `ignore` is not read.
     levels: legal values of a category or flag.  synonyms: lower-case raw text -> level.
-    plausible: lowest and highest believable number, in `unit`.  missing, not_applicable: raw
-    texts that mean so, beyond the built-in list.  template: the clause, with {label}, {value},
-    {unit}.  decimals: of the number in the sentence; None keeps three significant digits.
+    plausible: lowest and highest believable number, in `unit`; a range that begins in 1800 or
+    later makes it a calendar year.  absolute: the sign is dropped, as of "days before the scan"
+    that are written as negative numbers.  missing, not_applicable: raw texts that mean so, beyond
+    the built-in list.  template: the clause, with {label}, {value}, {unit}.  decimals: of the
+    number in the sentence; None keeps three significant digits.
+    A date in the sentence is said, and edited, as its time before the scan, in `unit` (years,
+    months, weeks or days; default years).
     """
 
     column: str
@@ -57,6 +89,7 @@ class Attribute(_Frozen):
     unit: str = ""
     decimals: int | None = None
     plausible: tuple[float, float] | None = None
+    absolute: bool = False
     missing: tuple[str, ...] = ()
     not_applicable: tuple[str, ...] = ()
     template: str | None = None
@@ -82,6 +115,8 @@ class Attribute(_Frozen):
             )
         if strangers := sorted(set(self.synonyms.values()) - set(self.levels)):
             raise ValueError(f"synonyms lead to {strangers}, which are not among the levels")
+        if self.is_duration and self.unit and self.unit not in DURATIONS:
+            raise ValueError(f'unit "{self.unit}" is none of a duration; use {list(DURATIONS)}')
         if self.plausible and self.plausible[0] >= self.plausible[1]:
             raise ValueError(f"plausible = {list(self.plausible)}: the lower bound must come first")
         return self
@@ -90,6 +125,26 @@ class Attribute(_Frozen):
     def in_sentence(self) -> bool:
         """Whether the attribute is said in the sentence."""
         return self.role in IN_SENTENCE
+
+    @property
+    def is_duration(self) -> bool:
+        """Whether it is a date that becomes a number: its time before the scan."""
+        return self.kind == "date" and self.in_sentence
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether its cleaned values are numbers."""
+        return self.kind == "number" or self.is_duration
+
+    @property
+    def is_calendar_year(self) -> bool:
+        """Whether it is a number such as 1998."""
+        return self.kind == "number" and (self.plausible or (0.0, 0.0))[0] >= FIRST_YEAR
+
+    @property
+    def said_unit(self) -> str:
+        """The unit as the sentence says it."""
+        return f"{self.unit or 'years'} before the scan" if self.is_duration else self.unit
 
     def level(self, text: str) -> str | None:
         """The level that a raw text stands for, whatever its case; None if there is none."""
@@ -100,9 +155,16 @@ class Attribute(_Frozen):
 
 
 class Schema(_Frozen):
-    """The table's id column and its attributes by the name the user says, in sentence order."""
+    """The table's id column and its attributes by the name the user says, in sentence order.
+
+    scan_date: column with the date of the scan.  several_rows: which row of a subject counts.
+    wording: of clauses without a template of their own; `paper` is that of Xing et al. 2024.
+    """
 
     id_column: str
+    scan_date: str | None = None
+    several_rows: SeveralRows | None = None
+    wording: Literal["natural", "paper"] = "natural"
     attributes: dict[str, Attribute] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -110,6 +172,16 @@ class Schema(_Frozen):
         for name, attribute in self.attributes.items():
             if attribute.follows is not None and attribute.role != "ignore":
                 self._check_leader(name, attribute.follows)
+        return self
+
+    @model_validator(mode="after")
+    def _dates_have_a_scan(self) -> Schema:
+        dates = [name for name, attribute in self.attributes.items() if attribute.is_duration]
+        if dates and self.scan_date is None:
+            raise ValueError(
+                f"{dates[0]} is a date in the sentence, said as years before the scan: name the "
+                'column of the scan\'s date, e.g. scan_date = "CT Date", or set role = "ignore"'
+            )
         return self
 
     def _check_leader(self, name: str, follows: Follows) -> None:
@@ -162,7 +234,8 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:
     known = list(known)
     close = nearest(name, known)
     guess = f' Did you mean "{close}"?' if close else ""
-    return UsageError(f'unknown {what} "{name}".{guess}', f"Use one of: {', '.join(known)}.")
+    listed = ", ".join(known[:LISTED]) + (", ..." if len(known) > LISTED else "")
+    return UsageError(f'unknown {what} "{name}".{guess}', f"Use one of: {listed}.")
 
 
 def schema_toml(schema: Schema, notes: Mapping[str, str]) -> str:
@@ -171,8 +244,10 @@ def schema_toml(schema: Schema, notes: Mapping[str, str]) -> str:
     notes: column -> what was seen in it.  Ignored columns come last.
     """
     order = sorted(schema.attributes.items(), key=lambda item: item[1].role == "ignore")
+    fields = {"id_column": schema.id_column}
+    fields |= schema.model_dump(exclude_defaults=True, exclude={"attributes"})
     head = ["[schema]", *_comment(notes.get(schema.id_column, ""))]
-    blocks = ["\n".join([*head, f"id_column = {_toml(schema.id_column)}"])]
+    blocks = ["\n".join([*head, *(f"{key} = {_toml(value)}" for key, value in fields.items())])]
     blocks += [_attribute_toml(name, a, notes.get(a.column, "")) for name, a in order]
     return "\n\n".join(blocks) + "\n"
 

@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from text_helpers import cohort_table, smoking_schema
 
+from dgmvlc_cli.text.cells import MISSING_TEXTS
+from dgmvlc_cli.text.cleaning import clean
 from dgmvlc_cli.text.describe import (
     number_text,
     prompts_table,
@@ -16,8 +18,8 @@ from dgmvlc_cli.text.describe import (
     sentence,
     summarise,
 )
+from dgmvlc_cli.text.placebos import add_placebos
 from dgmvlc_cli.text.propose import propose_schema
-from dgmvlc_cli.text.table import MISSING_TEXTS, clean
 
 SCHEMA, _ = propose_schema(cohort_table(60))
 
@@ -101,3 +103,17 @@ def test_a_template_of_ones_own_replaces_the_wording():
     attributes["smoking"] = attributes["smoking"].model_copy(update=update)
     schema = smoking_schema().model_copy(update={"attributes": attributes})
     assert sentence({"smoking": "never smoker"}, schema).endswith("Smoking status is never smoker.")
+
+
+def test_the_papers_wording_is_that_of_the_paper():
+    row = {"age": 76.0, "sex": "female", "smoking": "never smoker", "diagnosis": "IPF"}
+    paper = SCHEMA.model_copy(update={"wording": "paper"})
+    said = sentence(row, paper)
+    assert said == (
+        "Lung CT scan: Patient age: 76. Gender: Female. "
+        "smoking_status is never smoker, diagnosis is IPF."
+    )
+    assert sentence({}, paper) == "Lung CT scan."
+    placebo = {"placebo_1": {"label": "Box", "words": {"a": "oak"}}}
+    with_placebo = add_placebos(paper, placebo, "sex")
+    assert sentence({"placebo_1": "oak"}, with_placebo) == "Lung CT scan: Box is oak."

@@ -9,17 +9,19 @@ import pytest
 from text_helpers import cohort_table
 
 from dgmvlc_cli.errors import UsageError
+from dgmvlc_cli.text.cleaning import clean
 from dgmvlc_cli.text.describe import is_absent, sentence
 from dgmvlc_cli.text.edits import (
     ContradictionError,
+    bracketed,
     bundle_values,
     changes,
+    edit_notes,
     edit_row,
     level_name,
 )
 from dgmvlc_cli.text.placebos import add_placebos, make_placebos
 from dgmvlc_cli.text.propose import propose_schema
-from dgmvlc_cli.text.table import clean
 
 LEVELS = ("never smoker", "former smoker", "current smoker")
 TABLE = cohort_table(60)
@@ -55,6 +57,21 @@ def test_nsclc_every_edit_gives_every_subject_a_coherent_sentence(nsclc: pd.Data
             assert f"Smoking status: {level}." in said
             assert level != "never smoker" or "pack-year" not in said
             assert level == "former smoker" or "Quit smoking" not in said
+
+
+def test_nsclc_all_six_directed_edits_are_coherent_for_all_subjects(nsclc: pd.DataFrame):
+    schema, _ = propose_schema(nsclc)
+    cleaned = clean(nsclc, schema)
+    edits = 0
+    for subject, row in cleaned.rows.iterrows():
+        values = {str(name): value for name, value in row.items()}
+        for level in set(LEVELS) - {values["smoking"]}:
+            year = float(cleaned.scan_years[subject])
+            edited = edit_row(values, {"smoking": level}, schema, cleaned.rows, scan_year=year)
+            moved = changes(values, edited).keys()
+            assert "smoking" in moved <= {"smoking", "pack_years", "quit_year"}
+            edits += 1
+    assert edits == 2 * 211
 
 
 def test_an_edit_to_the_level_one_has_changes_nothing():
@@ -116,3 +133,63 @@ def test_a_placebo_edit_changes_only_the_placebos_word():
     edited = edit_row(row, {"placebo_1": other.upper()}, schema, rows)
     assert changes(row, edited) == {"placebo_1": (row["placebo_1"], other)}
     assert sentence(edited, schema) == sentence(row, schema).replace(row["placebo_1"], other)
+
+
+def test_a_year_that_cannot_be_is_refused_where_the_scan_has_a_date():
+    row = first("former smoker") | {"age": 60.0, "quit_year": 2000.0}
+    assert edit_row(row, {"quit_year": 2030}, SCHEMA, ROWS)["quit_year"] == 2030
+    with pytest.raises(ContradictionError, match="in 2030, after the scan of 2020"):
+        edit_row(row, {"quit_year": 2030}, SCHEMA, ROWS, scan_year=2020)
+    with pytest.raises(ContradictionError, match="before the age of 10 of someone aged 25"):
+        edit_row(row, {"age": 25}, SCHEMA, ROWS, scan_year=2020)
+    assert edit_row(row, {"age": 50}, SCHEMA, ROWS, scan_year=2020)["age"] == 50
+
+
+def test_pack_years_that_nobody_can_have_smoked_are_refused_or_warned_of():
+    young = first("never smoker") | {"age": 25.0}
+    edits = {"smoking": "former smoker", "quit_year": 2007, "pack_years": 40}
+    with pytest.raises(ContradictionError, match="40 pack-years in at most 2 years of smoking"):
+        edit_row(young, edits, SCHEMA, ROWS, scan_year=2020)
+    typical = {"smoking": "current smoker"}
+    edited = edit_row(young | {"age": 12.0}, typical, SCHEMA, ROWS, scan_year=2020)
+    notes = edit_notes(young, edited, typical, SCHEMA, ROWS, scan_year=2020)
+    assert notes[-1].startswith("WARNING") and "in at most 2 years of smoking" in notes[-1]
+    older = edit_row(young | {"age": 60.0}, typical, SCHEMA, ROWS, scan_year=2020)
+    assert "WARNING" not in edit_notes(young, older, typical, SCHEMA, ROWS, scan_year=2020)[-1]
+
+
+def test_the_difference_of_two_sentences_is_in_brackets():
+    before = "A 60-year-old man. Smoking status: never smoker. Diagnosis: COPD."
+    after = "A 60-year-old man. Smoking status: current smoker. History: 9. Diagnosis: COPD."
+    assert bracketed(before, after) == (
+        "A 60-year-old man. Smoking status: [never] smoker. Diagnosis: COPD.",
+        "A 60-year-old man. Smoking status: [current] smoker. [History: 9.] Diagnosis: COPD.",
+    )
+    assert bracketed(before, before) == (before, before)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("never smoker", "current smoker", ["pack_years: appears as", "quit_year: not applicable"]),
+        ("current smoker", "never smoker", ["pack_years: 30 -> not applicable", "quit_year: not"]),
+        ("current smoker", "former smoker", ["pack_years: 30, kept", "quit_year: appears as"]),
+    ],
+)
+def test_what_comes_of_each_attribute_is_said(old: str, new: str, said: list[str]):
+    row = first(old) | ({"pack_years": 30.0} if old != "never smoker" else {})
+    edits = {"smoking": new}
+    notes = edit_notes(row, edit_row(row, edits, SCHEMA, ROWS), edits, SCHEMA, ROWS)
+    assert notes[0] == f"smoking: {old} -> {new}"
+    assert all(note.startswith(start) for note, start in zip(notes[1:], said, strict=True)), notes
+    for note in notes:
+        if "appears" in note:
+            name = note.split(":")[0]
+            n = int(ROWS.loc[ROWS["smoking"] == new, name].notna().sum())
+            assert f"the cohort's median where smoking is {new} (n = {n})" in note
+
+
+def test_a_value_set_by_hand_is_said_as_set():
+    row, edits = first("never smoker"), {"smoking": "current smoker", "pack_years": "20"}
+    notes = edit_notes(row, edit_row(row, edits, SCHEMA, ROWS), edits, SCHEMA, ROWS)
+    assert "pack_years: unknown -> 20" in notes

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_models import small_bert, small_clip, small_open_clip
 
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.text import encoders
@@ -61,13 +62,19 @@ def test_a_local_folder_loads_like_the_bundled_encoder(minilm: Encoder):
 def test_a_folder_without_a_whole_model_is_refused(tmp_path: Path):
     with pytest.raises(DgmvlcError, match="no text encoder can be loaded"):
         load_encoder(str(tmp_path))
+    with pytest.raises(DgmvlcError, match=r"config\.json"):
+        load_encoder(str(tmp_path))
+    folder = small_bert(tmp_path / "bert")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(DgmvlcError, match=r"model\.safetensors"):
+        load_encoder(str(folder))
 
 
 def test_a_hub_model_out_of_reach_tells_the_offline_way(monkeypatch: pytest.MonkeyPatch):
     def no_network(source: str) -> None:
         raise ConnectionError(f"cannot reach {source}")
 
-    monkeypatch.setattr(encoders, "_ask_hub", no_network)
+    monkeypatch.setattr(encoders, "ask_hub", no_network)
     with pytest.raises(DgmvlcError, match="cannot reach nobody/no-model") as caught:
         load_encoder("nobody/no-model")
     assert "hf download nobody/no-model" in caught.value.hint
@@ -76,6 +83,77 @@ def test_a_hub_model_out_of_reach_tells_the_offline_way(monkeypatch: pytest.Monk
 def test_a_sentence_too_long_for_the_model_is_refused(minilm: Encoder):
     with pytest.raises(DgmvlcError, match="tokens"):
         minilm.encode(["word " * 600])
+
+
+@pytest.fixture(scope="module", params=["bert", "cxr-bert", "clip", "open_clip", "biomed_clip"])
+def local(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    """A small model of each kind, from a local folder."""
+    folder = tmp_path_factory.mktemp("models") / request.param
+    if request.param.endswith("_clip"):
+        pytest.importorskip("open_clip")
+        tower = small_bert(folder.parent / "tower") if request.param == "biomed_clip" else None
+        return load_encoder(f"open_clip:{small_open_clip(folder, tower)}")
+    if request.param == "clip":
+        return load_encoder(str(small_clip(folder)))
+    return load_encoder(str(small_bert(folder, request.param)))
+
+
+SHORT = ["Chest CT of a man.", "Chest CT of a woman. Diagnosis: COPD.", "CT."]
+
+
+def test_models_of_every_kind_give_unit_embeddings_and_token_states(local: Encoder):
+    embeddings, tokens = local.encode(SHORT), local.encode_tokens(SHORT)
+    assert embeddings.shape == (3, local.dim)
+    assert embeddings.dtype == tokens.states.dtype == np.float32
+    assert np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+    assert tokens.states.shape[:2] == tokens.mask.shape
+    assert tokens.mask.any(axis=0).all()
+    assert tokens.mask.sum(axis=1).argmax() == 1
+    assert (tokens.states[~tokens.mask] == 0).all()
+    alone = local.encode_tokens(SHORT[2:])
+    assert np.allclose(alone.states[0], tokens.states[2, : alone.mask.sum()], atol=1e-5)
+
+
+def test_a_sentence_longer_than_the_model_reads_is_read_in_parts(local: Encoder):
+    clauses = [f"Finding {i}: {word}." for i, word in enumerate(["none", "mild", "severe"] * 120)]
+    one, tokens = local.encode([" ".join(clauses)]), local.encode_tokens([" ".join(clauses)])
+    assert one.shape == (1, local.dim)
+    assert np.linalg.norm(one) == pytest.approx(1, abs=1e-5)
+    assert tokens.mask.sum() > local.max_tokens  # type: ignore[attr-defined]
+    other = local.encode([" ".join([*clauses[:-1], "Finding 359: mild."])])
+    assert not np.array_equal(other, one)  # the end is heard, too
+
+
+def test_a_mean_of_token_states_is_the_embedding(minilm: Encoder):
+    tokens = minilm.encode_tokens(SENTENCES)
+    means = tokens.states.sum(axis=1) / tokens.mask.sum(axis=1, keepdims=True)
+    unit = means / np.linalg.norm(means, axis=1, keepdims=True)
+    assert np.allclose(unit, minilm.encode(SENTENCES), atol=1e-5)
+    assert minilm.encode_tokens([]).states.shape == (0, 0, 384)
+
+
+def test_a_clips_embedding_is_the_state_of_its_last_token(tmp_path: Path):
+    encoder = load_encoder(str(small_clip(tmp_path / "clip")))
+    tokens = encoder.encode_tokens(SHORT)
+    last = tokens.states[np.arange(3), tokens.mask.sum(axis=1) - 1]
+    unit = last / np.linalg.norm(last, axis=1, keepdims=True)
+    assert np.allclose(unit, encoder.encode(SHORT), atol=1e-5)
+
+
+def test_a_bert_with_code_of_its_own_is_read_as_a_bert(tmp_path: Path):
+    plain = load_encoder(str(small_bert(tmp_path / "plain")))
+    own = load_encoder(str(small_bert(tmp_path / "own", "cxr-bert")))
+    assert own.sha256 == plain.sha256
+    assert np.array_equal(own.encode(SHORT), plain.encode(SHORT))
+
+
+def test_an_open_clip_model_without_the_library_names_the_extra(monkeypatch: pytest.MonkeyPatch):
+    from dgmvlc_cli.text import open_clip_encoder
+
+    monkeypatch.setattr(open_clip_encoder.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DgmvlcError) as caught:
+        load_encoder("open_clip:some/model")
+    assert "dgmvlc[open_clip]" in caught.value.hint
 
 
 class Counting:

@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 from text_helpers import cohort_table
 
+from dgmvlc_cli.text.cleaning import clean
 from dgmvlc_cli.text.describe import sentence
 from dgmvlc_cli.text.placebos import THEMES, add_placebos, make_placebos
 from dgmvlc_cli.text.propose import propose_schema
-from dgmvlc_cli.text.table import clean
 
 TABLE = cohort_table(60)
 SCHEMA, _ = propose_schema(TABLE)

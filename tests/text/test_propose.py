@@ -9,6 +9,8 @@ import pytest
 from text_helpers import cohort_table, table_of
 
 from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.text.cleaning import clean
+from dgmvlc_cli.text.describe import sentence
 from dgmvlc_cli.text.propose import propose_schema
 from dgmvlc_cli.text.schema import Schema, schema_toml
 
@@ -34,6 +36,7 @@ def test_nsclc_needs_no_hand_edit(nsclc: pd.DataFrame):
         "current smoker",
     )
     assert schema.attributes["weight_lbs"].unit == "lbs"
+    assert 6 < len(schema.names("condition", "covariate")) <= 12
     assert "N/A 103" in notes["Quit Smoking Year"]
     outcomes = set(schema.names("outcome"))
     assert {"recurrence", "survival_status", "date_of_death", "time_to_death_days"} <= outcomes
@@ -101,3 +104,105 @@ def test_a_table_without_an_id_is_refused_with_its_columns():
     rows = [{"age": "60", "sex": "m"}, {"age": "60", "sex": "m"}]
     with pytest.raises(DgmvlcError, match="age, sex"):
         propose_schema(table_of(*rows))
+
+
+def test_dates_of_the_history_enter_the_sentence_and_others_do_not():
+    rows = [
+        {
+            "id": f"p{i}",
+            "CT Date": f"2020-01-{i + 1:02d}",
+            "Date of birth": f"1950-03-{i + 1:02d}",
+            "CTD DIAG DATE": f"{i + 1}/13/2010" if i < 12 else "2011-05-01",
+            "Follow-up diagnosis date": f"2022-01-{i + 1:02d}",
+            "Symptom onset date": f"2020-06-{i + 1:02d}",
+            "PET Date": f"2019-12-{i + 1:02d}",
+            "Smoking": ("Never", "Ex-smoker", "Current")[i % 3],
+            "Smoking stop date": f"2012-01-{i + 1:02d}" if i % 3 == 1 else "",
+        }
+        for i in range(20)
+    ]
+    schema, notes = propose_schema(table_of(*rows))
+    assert schema.scan_date == "CT Date"
+    assert schema.names("condition", "covariate") == [
+        "age",
+        "smoking",
+        "quit_date",
+        "ctd_diag_date",
+    ]
+    assert schema.attributes["age"].kind == "date"
+    assert schema.attributes["ctd_diag_date"].label == "ctd diag"
+    assert schema.attributes["quit_date"].follows.absent_for == ("never smoker", "current smoker")
+    assert schema.names("outcome") == ["follow_up_diagnosis_date"]
+    assert "0% of the dates lie before the scan" in notes["Symptom onset date"]
+    assert "says little" in notes["PET Date"]
+
+
+def test_without_the_date_of_the_scan_no_date_enters_the_sentence():
+    rows = [
+        {
+            "id": f"p{i}",
+            "born": "x",
+            "Date of birth": f"1950-03-0{i + 1}",
+            "mark": "a" * (i % 2 + 1),
+        }
+        for i in range(9)
+    ]
+    schema, notes = propose_schema(table_of(*rows))
+    assert schema.scan_date is None
+    assert schema.names() == ["mark"]
+    assert "without the date of the scan" in notes["Date of birth"]
+
+
+def test_several_rows_per_subject_are_said_with_the_rule_to_declare():
+    rows = [{"Patient": f"p{i % 3}", "Weeks": str(i * 4), "FVC": str(2000 + i)} for i in range(9)]
+    _, notes = propose_schema(table_of(*rows))
+    assert "3 subjects have several rows" in notes["Patient"]
+    assert 'several_rows = {keep = "nearest", by = "Weeks"}' in notes["Patient"]
+
+
+def test_of_300_columns_the_sentence_takes_what_fits():
+    rows = [
+        {"id": f"p{i}", **{f"lab {j}": str((i * j) % 17) for j in range(299)}} for i in range(20)
+    ]
+    schema, notes = propose_schema(table_of(*rows))
+    assert len(schema.names()) == 12
+    assert len(schema.attributes) == 299
+    assert "the sentence is full" in notes["lab 298"]
+
+
+def test_the_boxes_of_one_question_are_said_together_or_not_at_all():
+    boxes = {f"Location (choice={j})": "Checked" for j in range(8)}
+    rows = [
+        {
+            "id": f"p{i}",
+            **{f"lab {j}": str(i % (j + 2)) for j in range(1, 8)},
+            **{box: ("Checked", "Unchecked")[(i >> j) % 2] for j, box in enumerate(boxes)},
+            "last": ("a", "b")[i % 2],
+        }
+        for i in range(64)
+    ]
+    schema, _ = propose_schema(table_of(*rows))
+    assert schema.names() == [*(f"lab_{j}" for j in range(1, 8)), "last"]
+
+
+def test_days_written_under_a_date_are_durations_and_labels_are_outcomes():
+    rows = [
+        {
+            "Mapping ID": f"s{i}",
+            "label": str(i % 2),
+            "SMOKING HISTORY": ("Never smoker", "Ex-smoker")[i % 2],
+            "SMOKING HISTORY STOP DATE": str(-400 * i) if i % 2 else "99999",
+            "CTD DIAG DATE": str(-300 * i),
+            "VISIT DATE": str(90 * i),
+        }
+        for i in range(12)
+    ]
+    schema, notes = propose_schema(table_of(*rows))
+    assert schema.id_column == "Mapping ID"
+    assert schema.names("outcome") == ["label"]
+    assert schema.names("condition") == ["smoking", "quit_days", "ctd_diag_date"]
+    assert "before the scan or after it" in notes["VISIT DATE"]
+    cleaned = clean(table_of(*rows), schema)
+    said = sentence(cleaned.rows.loc["s3"].to_dict(), schema)
+    assert "Quit smoking 1200 days before the scan." in said
+    assert "Ctd diag: 900 days before the scan." in said

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from text_helpers import smoking_schema
 
 from dgmvlc_cli.errors import UsageError
-from dgmvlc_cli.text.schema import Attribute, Schema, schema_toml
+from dgmvlc_cli.text.schema import Attribute, Schema, SeveralRows, schema_toml
 
 
 def test_a_schema_written_as_toml_reads_back_the_same():
@@ -21,7 +21,13 @@ def test_a_schema_written_as_toml_reads_back_the_same():
         template="It is {value}.",
     )
     attributes = {**smoking_schema().attributes, "odd": odd}
-    schema = Schema(id_column="sub ject", attributes=attributes)
+    schema = Schema(
+        id_column="sub ject",
+        scan_date="CT Date",
+        several_rows=SeveralRows(keep="nearest", by="Weeks"),
+        wording="paper",
+        attributes=attributes,
+    )
     text = schema_toml(schema, {"sub ject": "ids\x00", odd.column: "two\nlines"})
     assert Schema.model_validate(tomllib.loads(text)["schema"]) == schema
     assert "# two\n# lines\n[schema.attributes.odd]" in text
@@ -35,6 +41,7 @@ def test_a_schema_written_as_toml_reads_back_the_same():
         ({"template": "Smoker."}, "must contain {value}"),
         ({"template": "{value.__class__}"}, "unknown field"),
         ({"plausible": [3, 1]}, "lower bound"),
+        ({"kind": "date", "unit": "fortnights"}, "none of a duration"),
         ({"levles": []}, "extra"),
         ({"role": "outcom"}, "outcome"),
     ],

@@ -1,17 +1,16 @@
-"""Reading and cleaning: what is kept, what is unknown, what does not apply."""
+"""Reading tables: every delimiter and encoding, xlsx and parquet, and what cannot be read."""
 
 from __future__ import annotations
 
-import math
+from datetime import date, datetime
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from text_helpers import smoking_schema, table_of
 
 from dgmvlc_cli.errors import DgmvlcError, UsageError
-from dgmvlc_cli.text.propose import propose_schema
-from dgmvlc_cli.text.table import clean, parse_number, read_table
+from dgmvlc_cli.text import table as reading
+from dgmvlc_cli.text.table import read_table
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
@@ -37,14 +36,17 @@ def test_quoted_line_breaks_and_delimiters_stay_in_their_cell(tmp_path: Path):
         ("subject,age\n", "no rows"),
         ("subject,age\ns1,60,7\n", "line 2: 3 fields, but the header has 2"),
         ("subject,age,age\ns1,60,7\n", "same name: age"),
-        ("PK\x03\x04", "not a text table"),
+        ("subject\x00age\n", "no table that can be read"),
+        ("\xd0\xcf\x11\xe0", "old Excel file"),
+        ('subject,note\ns1,"' + "x" * 2_000_000, "never closed"),
     ],
 )
 def test_a_table_that_cannot_be_read_says_why(tmp_path: Path, content: str, message: str):
     path = tmp_path / "t.csv"
-    path.write_text(content)
-    with pytest.raises(DgmvlcError, match=message):
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(DgmvlcError) as caught:
         read_table(path)
+    assert message in caught.value.message + caught.value.hint
 
 
 def test_an_absent_file_names_the_nearest(tmp_path: Path):
@@ -54,82 +56,59 @@ def test_an_absent_file_names_the_nearest(tmp_path: Path):
     assert "clinical.csv" in caught.value.hint
 
 
-def test_repeated_and_empty_ids_and_missing_columns_are_named():
-    row = {"smoking": "Current", "pack_years": "3"}
-    with pytest.raises(DgmvlcError, match="1 ids more than once: s1"):
-        clean(table_of({"subject": "s1", **row}, {"subject": "s1", **row}), smoking_schema())
-    with pytest.raises(DgmvlcError, match="1 rows have no id"):
-        clean(table_of({"subject": "", **row}), smoking_schema())
-    with pytest.raises(UsageError, match=r'"subject"\. Did you mean "Subject ID"'):
-        clean(table_of({"Subject ID": "s1", **row}), smoking_schema())
+def test_lines_of_two_encodings_are_each_read_in_theirs(tmp_path: Path):
+    path = tmp_path / "t.csv"
+    path.write_bytes("subject,name\ns1,Sjögren\n".encode() + "s2,Löfgren\n".encode("cp1252"))
+    assert read_table(path)["name"].tolist() == ["Sjögren", "Löfgren"]
 
 
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("63", 63),
-        ("063Y", 63),
-        ("1,234.5", 1234.5),
-        ("27,3", 27.3),
-        ("45 %", 45),
-        ("-1e2", -100),
-        ("30 pack-years", 30),
-        ("1.2.3", None),
-        ("twelve", None),
-        ("inf", None),
-        ("12/3", None),
-    ],
-)
-def test_numbers_are_read_as_people_write_them(text: str, number: float | None):
-    assert parse_number(text, "pack-years") == number
+TYPED = {
+    "subject": ["001", "002", "003"],
+    "age": [63, None, 70],
+    "bmi": [27.5, 31.0, None],
+    "scan": [datetime(2020, 3, 4), datetime(2021, 1, 2, 10, 30), None],
+}
+TEXTS = {
+    "subject": ["001", "002", "003"],
+    "age": ["63", "", "70"],
+    "bmi": ["27.5", "31", ""],
+    "scan": ["2020-03-04", "2021-01-02 10:30:00", ""],
+}
 
 
-@pytest.mark.parametrize(
-    ("smoking", "pack_years", "status", "reason"),
-    [
-        ("Current", "30", "present", None),
-        ("Current", "99999", "unknown", "missing code"),
-        ("Current", "-1", "unknown", "missing code"),
-        ("Current", "Not Recorded In Database", "unknown", "missing code"),
-        ("Current", "", "unknown", "empty"),
-        ("Current", "N/A", "unknown", "unknown: called not applicable although smoking is current"),
-        ("", "N/A", "unknown", "unknown: called not applicable although smoking is unknown"),
-        ("Current", "4000", "excluded", "implausible: outside 0 to 300"),
-        ("Current", "plenty", "excluded", "not a number"),
-        ("Never", "N/A", "not applicable", "not applicable: smoking is never smoker"),
-        ("Never", "", "not applicable", "not applicable: smoking is never smoker"),
-        ("Never", "0", "not applicable", "not applicable: smoking is never smoker"),
-        ("Never", "30", "excluded", "contradiction: smoking is never smoker"),
-    ],
-)
-def test_absence_has_a_status_and_a_reason(
-    smoking: str, pack_years: str, status: str, reason: str | None
+def test_parquet_gives_the_texts_of_a_text_table(tmp_path: Path):
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "t.parquet"
+    pd.DataFrame(TYPED).set_index("subject").to_parquet(path)
+    assert read_table(path).to_dict("list") == TEXTS
+
+
+def test_xlsx_gives_the_texts_of_a_text_table_from_the_sheet_asked_for(tmp_path: Path):
+    pytest.importorskip("openpyxl")
+    path = tmp_path / "t.xlsx"
+    with pd.ExcelWriter(path) as writer:
+        pd.DataFrame().to_excel(writer, sheet_name="cover", index=False)
+        pd.DataFrame(TYPED).to_excel(writer, sheet_name="patients", index=False)
+        pd.DataFrame({"id": ["x"], "unused": [date(2020, 1, 1)]}).to_excel(
+            writer, sheet_name="other", index=False
+        )
+    assert read_table(path).to_dict("list") == TEXTS
+    assert read_table(path, "other").to_dict("list") == {"id": ["x"], "unused": ["2020-01-01"]}
+    with pytest.raises(UsageError, match='Did you mean "patients"'):
+        read_table(path, "patient")
+
+
+@pytest.mark.parametrize(("package", "magic"), [("openpyxl", b"PK\x03\x04"), ("pyarrow", b"PAR1")])
+def test_a_damaged_file_is_said_and_a_missing_package_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, magic: bytes
 ):
-    table = table_of({"subject": "s1", "smoking": smoking, "pack_years": pack_years})
-    cleaned = clean(table, smoking_schema())
-    found = cleaned.exclusions.query("attribute == 'pack_years'")
-    assert cleaned.status.loc["s1", "pack_years"] == status
-    assert math.isnan(cleaned.rows.loc["s1", "pack_years"]) == (status != "present")
-    assert [r.startswith(reason or "") for r in found["reason"]] == [True] * (reason is not None)
-    assert found["raw"].tolist() == [pack_years] * (reason is not None)
-
-
-def test_an_unknown_level_is_left_out_and_the_nearest_named():
-    table = table_of({"subject": "s1", "smoking": "curent smoker", "pack_years": "3"})
-    cleaned = clean(table, smoking_schema())
-    assert cleaned.rows.loc["s1", "smoking"] is None
-    assert cleaned.exclusions["reason"].tolist() == ['unknown level, nearest "current smoker"']
-
-
-def test_nsclc_unknown_is_kept_apart_from_not_applicable(nsclc: pd.DataFrame):
-    schema, _ = propose_schema(nsclc)
-    cleaned = clean(nsclc, schema)
-    by_smoking = pd.crosstab(cleaned.rows["smoking"], cleaned.status["quit_year"])
-    assert by_smoking.loc["never smoker"].to_dict()["not applicable"] == 48
-    assert by_smoking.loc["current smoker"].to_dict()["not applicable"] == 33
-    assert by_smoking.loc["former smoker", ["present", "unknown"]].tolist() == [108, 22]
-    assert cleaned.rows["smoking"].value_counts().to_dict() == {
-        "former smoker": 130,
-        "never smoker": 48,
-        "current smoker": 33,
-    }
+    path = tmp_path / "t.bin"
+    path.write_bytes(magic + b"nonsense")
+    monkeypatch.setattr(reading.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DgmvlcError, match=f"needs the package {package}") as caught:
+        read_table(path)
+    assert "dgmvlc[tables]" in caught.value.hint
+    monkeypatch.undo()
+    pytest.importorskip(package)
+    with pytest.raises(DgmvlcError, match="cannot be read as a table"):
+        read_table(path)

@@ -1,0 +1,132 @@
+"""A column of the table, and what is quickly seen of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+
+from dgmvlc_cli.text.cells import are_dates, is_missing_code, parse_number
+from dgmvlc_cli.text.schema import fold
+
+MAX_LEVELS = 12
+# Share of a column's values that must fit before it counts as one we know.
+FITS = 0.8
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table and what is quickly seen of it.
+
+    header: as in the table.  texts: all cells.
+    """
+
+    header: str
+    texts: pd.Series
+
+    @cached_property
+    def words(self) -> str:
+        """The header in lower-case words: `SmokingStatus (now)` -> `smoking status now`."""
+        split = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", self.header)
+        return " ".join(re.findall(r"[a-z0-9%]+", split.lower()))
+
+    @cached_property
+    def absent(self) -> pd.Series:
+        """Whether each cell is a missing code."""
+        return self.texts.map({text: is_missing_code(text) for text in self.texts.unique()})
+
+    @cached_property
+    def present(self) -> pd.Series:
+        """Cells that are no missing code."""
+        return self.texts[~self.absent]
+
+    @cached_property
+    def absent_texts(self) -> dict[str, int]:
+        """How often each missing code occurs, most often first."""
+        counts = self.texts[self.absent].value_counts()
+        return {str(text): int(n) for text, n in counts.items()}
+
+    @cached_property
+    def distinct(self) -> dict[str, int]:
+        """How often each present text occurs, most often first; ties in alphabetical order."""
+        counts = self.present.value_counts().sort_index()
+        falling = counts.sort_values(ascending=False, kind="stable")
+        return {str(text): int(n) for text, n in falling.items()}
+
+    @cached_property
+    def numbers(self) -> pd.Series:
+        """The present cells as numbers, NaN where they are none."""
+        parsed = {text: parse_number(text) for text in self.distinct}
+        return pd.to_numeric(self.present.map(parsed)).astype(float)
+
+    @cached_property
+    def is_date(self) -> bool:
+        """Whether every present cell is a date; a year alone is a number."""
+        return are_dates(self.distinct) and not re.search(r"\byears?\b", self.words)
+
+    @property
+    def missing_share(self) -> float:
+        return 1 - len(self.present) / len(self.texts)
+
+    @property
+    def is_numeric(self) -> bool:
+        return len(self.present) > 0 and bool(self.numbers.notna().mean() >= FITS)
+
+    def share_between(self, low: float, high: float) -> float:
+        """Share of present cells that are numbers within the bounds."""
+        return float(self.numbers.between(low, high).mean()) if len(self.present) else 0.0
+
+
+def seen_in(column: Column) -> str:
+    """What is in the column, in a sentence."""
+    if column.is_numeric and len(column.distinct) > 2:
+        n = column.numbers
+        seen = f"{n.notna().sum()} numbers, {n.min():g} to {n.max():g}, median {n.median():g}"
+    elif len(column.distinct) <= MAX_LEVELS:
+        seen = ", ".join(f"{text} {n}" for text, n in column.distinct.items())
+    else:
+        seen = f"{len(column.present)} values, {len(column.distinct)} different"
+    absent = ", ".join(f"{t or 'empty'} {n}" for t, n in column.absent_texts.items())
+    return "; ".join(filter(None, [seen, f"absent: {absent}" if absent else ""])) + "."
+
+
+def sentinels(column: Column, plausible: tuple[float, float] | None) -> tuple[str, ...]:
+    """Texts that are not numbers, and number codes far from all others (-1, 999, 9999).
+
+    A code counts if it lies outside the plausible range or, without one, if it is negative
+    among non-negative numbers or more than three times the next number.
+    """
+    codes = {-99.0, -9.0, -1.0, 99.0, 999.0, 9999.0}
+    others = column.numbers[~column.numbers.isin(codes)]
+    if others.empty:
+        return ()
+    low, high = plausible or (0.0 if others.min() >= 0 else -float("inf"), 3 * others.abs().max())
+    found = {t: parse_number(t) for t in column.distinct}
+    return tuple(t for t, n in found.items() if n in codes and not low <= n <= high)
+
+
+def vocabulary_share(column: Column, vocabulary: Mapping[str, tuple[str, ...]]) -> float:
+    """Share of present cells that the vocabulary knows."""
+    return sum(n for t, n in column.distinct.items() if look_up(t, vocabulary)) / max(
+        len(column.present), 1
+    )
+
+
+def look_up(text: str, vocabulary: Mapping[str, tuple[str, ...]]) -> str | None:
+    words = " ".join(re.findall(r"\w+", text.lower()))
+    return next((level for level, texts in vocabulary.items() if words in texts), None)
+
+
+def column_synonyms(column: Column, vocabulary: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """Lower-case texts of the column that differ from the level they stand for."""
+    meant = {fold(text): look_up(text, vocabulary) for text in column.distinct}
+    return {text: level for text, level in sorted(meant.items()) if level and text != level}
+
+
+def column_levels(column: Column) -> tuple[str, ...]:
+    """Distinct texts in alphabetical order; of spellings that differ by case, the commonest."""
+    commonest = {fold(text): text for text in reversed(column.distinct)}
+    return tuple(sorted(" ".join(text.split()) for text in commonest.values()))
