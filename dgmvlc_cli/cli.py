@@ -109,6 +109,21 @@ def phantom(
     subjects: Annotated[int, typer.Option("--subjects", min=1, help="Number of subjects.")] = 192,
     spacing: Annotated[float, typer.Option("--spacing", help="Voxel size in mm.")] = 4.0,
     null: Annotated[bool, typer.Option("--null", help="Plant no effect at all.")] = False,
+    effect_hu: Annotated[
+        float, typer.Option("--effect-hu", help="What current smoking does to the upper third.")
+    ] = -30.0,
+    confounding: Annotated[
+        float,
+        typer.Option(
+            "--confounding", min=0, help="How much denser women and the young are: 0 not, 1 usual."
+        ),
+    ] = 1.0,
+    truth_spacing: Annotated[
+        float | None,
+        typer.Option(
+            "--truth-spacing", help="Grid of the truth in mm.", show_default="the scans' own"
+        ),
+    ] = None,
     seed: NewSeedOption = 0,
     workers: WorkersOption = None,
     force: ForceOption = False,
@@ -122,7 +137,17 @@ def phantom(
     from dgmvlc_cli.phantom import PhantomSettings
     from dgmvlc_cli.stages.demo import phantom
 
-    settings = PhantomSettings(subjects=subjects, spacing_mm=spacing, null=null, seed=seed)
+    usual = PhantomSettings()
+    settings = PhantomSettings(
+        subjects=subjects,
+        spacing_mm=spacing,
+        null=null,
+        seed=seed,
+        current_upper_hu=effect_hu,
+        age_hu_per_year=confounding * usual.age_hu_per_year,
+        female_hu=confounding * usual.female_hu,
+        truth_spacing_mm=truth_spacing,
+    )
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
     _finish(phantom(out, settings, run), as_json)
 
@@ -266,6 +291,44 @@ def analyze(
         ws, settings, run, attribute=attribute, reference=reference, target=target
     )
     _finish(result, as_json, workspace)
+
+
+@app.command()
+def plant(
+    workspace: WorkspaceOption = Path(),
+    effect_hu: Annotated[
+        float, typer.Option("--effect-hu", help="Change in HU, for example 10 or -20.")
+    ] = 10.0,
+    region: Annotated[
+        str, typer.Option("--region", help="Where: lungs, upper, lower, ...; see `dgmvlc info`.")
+    ] = "upper",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder of the planted control.", show_default="beside"),
+    ] = None,
+    collect: Annotated[
+        bool, typer.Option("--collect", help="Sum up the controls that were analysed so far.")
+    ] = False,
+    workers: WorkersOption = None,
+    seed: SeedOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Plant a known change in a random half of your own scans, in a workspace beside yours.
+
+    The same commands must then find it there.  Plant several sizes and --collect them to see the
+    smallest effect that this cohort can reveal.
+
+    Example: [green]dgmvlc plant --effect-hu 10 --region upper[/green]
+    """
+    from dgmvlc_cli.stages.plant import plant, recovery
+
+    ws, settings = _settings(workspace, seed)
+    run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
+    if collect:
+        return _finish(recovery(ws, settings, run), as_json)
+    _finish(plant(ws, settings, run, effect_hu=effect_hu, region=region, out=out), as_json)
 
 
 @app.command()

@@ -6,6 +6,7 @@ No torch here: the command line reads this module for its help texts.
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dgmvlc_cli.errors import DgmvlcError, UsageError
-from dgmvlc_cli.text.schema import Schema
+from dgmvlc_cli.text.schema import Schema, schema_toml
 
 MODELS = ("flow",)
 FUSIONS = ("affine", "none")
@@ -205,6 +206,19 @@ def load_settings(path: Path) -> Settings:
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path} is not valid TOML: {error}.", "Mend that line.") from error
     return parse_settings(content, source=str(path))
+
+
+def settings_toml(settings: Settings) -> str:
+    """dgmvlc.toml of settings made by the toolkit; reads back as the same Settings."""
+    content = settings.model_dump(mode="json", by_alias=True, exclude_none=True)
+    sections = {name: part for name, part in content.items() if isinstance(part, dict)}
+    schema = sections.pop("schema", None)
+    lines = [SETTINGS_HEADER, f"seed = {settings.seed}"]
+    for name, values in sections.items():
+        lines += ["", f"[{name}]"]
+        lines += [f"{k} = {json.dumps(v, ensure_ascii=False)}" for k, v in values.items()]
+    text = "\n".join(lines) + "\n\n"
+    return text + (schema_toml(settings.require_schema(), {}) if schema else "")
 
 
 def parse_settings(content: dict[str, Any], source: str) -> Settings:

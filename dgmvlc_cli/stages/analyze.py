@@ -231,6 +231,20 @@ def _against_truth(
     return compare_truth(effects, truth, set(pairs["subject"]))
 
 
+def _planted_sentence(ws: Workspace, found: Findings) -> list[str]:
+    """Whether a planted control was recovered, in one sentence; none in another workspace."""
+    from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
+    from dgmvlc_cli.analysis.trust import recovery_sentence
+
+    planted = (workspace.read_json(ws.plant_path) or {}).get("inputs")
+    if planted is None or found.truth is None:
+        return []
+    truth = found.truth
+    here = (truth["measure"] == PRIMARY_MEASURE) & (truth["region"] == planted["region"])
+    said = [recovery_sentence(row) for row in truth[here].to_dict("records")]
+    return [f"Planted control, mean HU in {planted['region']}: {one}." for one in said]
+
+
 def _contents(
     ws: Workspace, settings: Settings, cohort: Cohort, found: Findings, seconds: float
 ) -> ReportContents:
@@ -252,6 +266,7 @@ def _contents(
         attribute=contrast.attribute,
         verdict=[
             summary_sentence(found.verdicts, found.effects),
+            *_planted_sentence(ws, found),
             *assemble.calibration_sentence(fit),
         ],
         verdicts=found.verdicts,
