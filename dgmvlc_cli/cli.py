@@ -63,6 +63,14 @@ AttributeOption = Annotated[
 FromOption = Annotated[
     str | None, typer.Option("--from", help="Reference level (default: the study's).")
 ]
+ValuesOption = Annotated[
+    str | None,
+    typer.Option("--values", help="Several levels or numbers, for example 45,55,65,75."),
+]
+EditOption = Annotated[
+    list[str] | None,
+    typer.Option("--edit", help="attribute=value; repeat it to change several together."),
+]
 ToOption = Annotated[str | None, typer.Option("--to", help="Target level (default: the study's).")]
 
 
@@ -237,6 +245,15 @@ def counterfactual(
     attribute: AttributeOption = None,
     reference: FromOption = None,
     target: ToOption = None,
+    values: ValuesOption = None,
+    edit: EditOption = None,
+    subjects: Annotated[
+        str | None, typer.Option("--subjects", help="Only these held-out subjects: a,b,c.")
+    ] = None,
+    differences: Annotated[
+        bool | None,
+        typer.Option("--differences", help="Also write target less reference as volumes."),
+    ] = None,
     workspace: WorkspaceOption = Path(),
     seeds: Annotated[
         int | None, typer.Option("--seeds", min=1, help="Noise draws per subject.")
@@ -253,16 +270,27 @@ def counterfactual(
 ) -> None:
     """Synthesise pairs that differ in one attribute: same mask, same noise, held-out subjects.
 
+    Several levels or a dose: --attribute age --values 45,55,65,75.  Several attributes together,
+    against each subject's own row: --edit smoking="current smoker" --edit pack_years=40.
+
     Example: [green]dgmvlc counterfactual --attribute smoking
     --from "never smoker" --to "current smoker"[/green]
     """
     from dgmvlc_cli import stages
 
-    values = {"seeds": seeds, "guidance_scale": guidance}
-    ws, settings = _settings(workspace, seed, counterfactual=values)
+    chosen = {"seeds": seeds, "guidance_scale": guidance, "differences": differences}
+    ws, settings = _settings(workspace, seed, counterfactual=chosen)
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
     result = stages.counterfactual(
-        ws, settings, run, attribute=attribute, reference=reference, target=target
+        ws,
+        settings,
+        run,
+        attribute=attribute,
+        reference=reference,
+        target=target,
+        values=_listed(values),
+        edits=_edits(edit or []),
+        subjects=_listed(subjects) or None,
     )
     _finish(result, as_json, workspace)
 
@@ -272,6 +300,8 @@ def analyze(
     attribute: AttributeOption = None,
     reference: FromOption = None,
     target: ToOption = None,
+    values: ValuesOption = None,
+    edit: EditOption = None,
     workspace: WorkspaceOption = Path(),
     workers: WorkersOption = None,
     seed: SeedOption = None,
@@ -288,7 +318,14 @@ def analyze(
     ws, settings = _settings(workspace, seed)
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
     result = stages.analyze(
-        ws, settings, run, attribute=attribute, reference=reference, target=target
+        ws,
+        settings,
+        run,
+        attribute=attribute,
+        reference=reference,
+        target=target,
+        values=_listed(values),
+        edits=_edits(edit or []),
     )
     _finish(result, as_json, workspace)
 
@@ -391,6 +428,22 @@ def _settings(
     ws = _workspace(folder)
     settings = load_settings(ws.settings_path)
     return ws, override(settings, {"": {"seed": seed}, **changes})
+
+
+def _listed(text: str | None) -> list[str]:
+    """The parts of a comma-separated list, without blanks around them."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _edits(texts: list[str]) -> dict[str, str | float]:
+    """attribute -> value from `attribute=value`."""
+    edits: dict[str, str | float] = {}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not (name and equals and value):
+            raise typer.BadParameter(f'{text!r} is no edit; write --edit smoking="never smoker"')
+        edits[name] = value
+    return edits
 
 
 def _spacing(text: str) -> float | str:

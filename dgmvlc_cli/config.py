@@ -134,12 +134,16 @@ class TrainSettings(Section):
 
 
 class CounterfactualSettings(Section):
-    """How pairs are sampled: seeds per subject, sampler steps, guidance (1 is honest)."""
+    """How pairs are sampled: seeds per subject, sampler steps, guidance (1 is honest).
+
+    differences: also write target less reference arm as volumes.
+    """
 
     seeds: int = Field(default=1, ge=1)
     steps: int = Field(default=8, ge=1)
     guidance_scale: float = Field(default=1.0, gt=0)
     batch_size: int = Field(default=16, ge=1)
+    differences: bool = False
 
 
 class AnalyzeSettings(Section):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +27,33 @@ TIME_SHIFT = 6.0  # of the sampler's steps: most of them where the level of the 
 
 def contrast_name(contrast: Contrast) -> str:
     """The contrast's folder: `smoking_never-smoker_current-smoker`."""
-    parts = (contrast.attribute, contrast.reference, contrast.target)
+    parts: list[str | float] = [contrast.attribute, contrast.reference, contrast.target]
+    if contrast.joint:
+        names, values = zip(*contrast.edits, strict=True)
+        parts = ["-".join(map(slug, names)), contrast.reference, "-".join(map(slug, values))]
     return "_".join(slug(part) for part in parts)
 
 
-def pairs_sidecar(ws: Workspace, settings: Settings, cohort: Cohort, contrast: Contrast) -> Sidecar:
-    """What the pairs of one contrast hang on: models, scans and sentences."""
+def pairs_sidecar(
+    ws: Workspace,
+    settings: Settings,
+    cohort: Cohort,
+    contrast: Contrast,
+    only: Collection[str] | None = None,
+) -> Sidecar:
+    """What the pairs of one contrast hang on: models, scans and sentences.
+
+    only: the subjects asked for, where not all were.
+    """
     name = settings.train.model
     folds = read_folds(ws, name)
     weights = [path for fold in sorted(folds.unique()) for path in ws.weights(name, int(fold))]
-    inputs = {
+    inputs: dict[str, Any] = {
         "models": workspace.sha256_files(weights),
         **training_inputs(ws, cohort, [one for one in folds.index if one in cohort.rows.index]),
     }
+    if only is not None:
+        inputs["only"] = sorted(only)
     folder = ws.contrast(name, contrast_name(contrast))
     return Sidecar(path=folder / "pairs.json", inputs=inputs, outputs=(folder / "pairs.tsv",))
 
@@ -56,6 +70,11 @@ class PairPlan:
 
     def volume_path(self, level: str | float, seed: int) -> Path:
         name = f"sub-{slug(self.subject)}_arm-{slug(level)}_seed-{seed}_ct.nii.gz"
+        return self.folder / f"sub-{slug(self.subject)}" / name
+
+    def difference_path(self, seed: int) -> Path:
+        """Target less reference arm, HU."""
+        name = f"sub-{slug(self.subject)}_diff_seed-{seed}_ct.nii.gz"
         return self.folder / f"sub-{slug(self.subject)}" / name
 
     @property
@@ -76,6 +95,7 @@ class Sampling:
     steps: int
     guidance_scale: float
     batch_size: int
+    differences: bool = False
     shift: float = TIME_SHIFT
 
 
@@ -100,8 +120,13 @@ def arm_sentences(
     The edit acts on the row and carries its bundle along; the sentence is written anew.  What
     comes with a level (pack-years with smoking) is set to that level's typical value for every
     subject, also for those who have one of their own: else an arm would depend on the subject's
-    own attribute, and the debiased effect needs predictions that do not.
+    own attribute, and the debiased effect needs predictions that do not.  A joint edit starts
+    from the subject's own row instead, and only what it names and entails is set.
     """
+    if contrast.joint:
+        return sentence(row, schema), sentence(
+            edit_row(row, dict(contrast.edits), schema, rows), schema
+        )
     edited = (
         edit_row(row, arm_edits(contrast, level, schema, rows), schema, rows)
         for level in (contrast.reference, contrast.target)
@@ -121,15 +146,23 @@ def arm_edits(
     return edits | {name: value for name, value in typical.items() if value is not None}
 
 
-def subjects_of(contrast: Contrast, rows: pd.DataFrame) -> list[str]:
+def subjects_of(contrast: Contrast, cohort: Cohort, series: Collection[Contrast] = ()) -> list[str]:
     """Subjects whose real value informs the contrast: at either level, or any number.
 
-    The same subjects serve all four numbers, so that these describe one population.
+    The same subjects serve all four numbers, so that these describe one population.  series: the
+    contrasts of one attribute that are studied together; subjects at any of their levels get every
+    arm.  A joint edit is made in everybody whose value of each edited attribute is known, or is
+    led by another one.
     """
+    rows = cohort.rows
+    if contrast.joint:
+        free = [one for one, _ in contrast.edits if cohort.schema.attributes[one].follows is None]
+        return list(rows.index[rows[free].notna().all(axis=1)])
     column = rows[contrast.attribute]
     if contrast.numeric:
         return list(rows.index[column.notna()])
-    return list(rows.index[column.isin([contrast.reference, contrast.target])])
+    levels = {level for one in (contrast, *series) for level in (one.reference, one.target)}
+    return list(rows.index[column.isin(levels)])
 
 
 def noise(seed: int, subject: str, draw: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -166,33 +199,71 @@ def _generate(
     generator: Generator,
     task: SubjectTask,
 ) -> Iterator[PairPlan]:
-    """Sample whole pairs batch by batch, write their volumes, yield each finished plan."""
+    """Sample arms batch by batch, write their volumes, yield each plan once it is whole.
+
+    An arm that several contrasts share (the reference of a series of levels) is sampled once.
+    """
     sampling = task.sampling
-    per_batch = max(1, sampling.batch_size // (2 * sampling.seeds))
-    for start in range(0, len(plans), per_batch):
-        batch = plans[start : start + per_batch]
-        draws = [
-            (plan, draw, arm) for plan in batch for draw in range(sampling.seeds) for arm in (0, 1)
-        ]
-        shape = generator.noise_shape()
+    arms = _distinct_arms(plans, sampling.seeds)
+    shape = generator.noise_shape()
+    waiting = list(plans)
+    for start in range(0, len(arms), sampling.batch_size):
+        batch = arms[start : start + sampling.batch_size]
         hu = generator.generate(
-            np.stack([noise(sampling.seed, p.subject, draw, shape) for p, draw, _ in draws]),
-            np.stack([masks[plan.subject][1] for plan, _, _ in draws]),
-            np.stack([plan.embeddings[arm] for plan, _, arm in draws]),
+            np.stack([noise(sampling.seed, one.subject, one.draw, shape) for one in batch]),
+            np.stack([masks[one.subject][1] for one in batch]),
+            np.stack([one.embedding for one in batch]),
             steps=sampling.steps,
             shift=sampling.shift,
             guidance_scale=sampling.guidance_scale,
         )
-        for (plan, draw, arm), voxels in zip(draws, hu, strict=True):
-            where = masks[plan.subject][0]
-            volume = Volume(
-                hu=voxels,
-                spacing_mm=where.spacing_mm,
-                origin_mm=where.origin_mm,
-                direction=where.direction,
-            )
-            write_volume(plan.volume_path(plan.levels[arm], draw), volume)
-        yield from batch
+        for one, voxels in zip(batch, hu, strict=True):
+            for path in one.paths:
+                write_volume(path, replace(masks[one.subject][0], hu=voxels))
+        unwritten = {path for one in arms[start + len(batch) :] for path in one.paths}
+        whole = [plan for plan in waiting if unwritten.isdisjoint(_volumes(plan, sampling))]
+        waiting = [plan for plan in waiting if plan not in whole]
+        for plan in whole:
+            _write_differences(plan, sampling)
+            yield plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One volume to sample, and every file that it is for."""
+
+    subject: str
+    draw: int
+    embedding: np.ndarray
+    paths: tuple[Path, ...]
+
+
+def _distinct_arms(plans: list[PairPlan], seeds: int) -> list[Arm]:
+    """Every (subject, draw, sentence) once, in the order of the plans."""
+    paths: dict[tuple[str, int, str], list[Path]] = {}
+    embeddings: dict[tuple[str, int, str], np.ndarray] = {}
+    for plan in plans:
+        for draw in range(seeds):
+            for said, embedding, level in zip(
+                plan.sentences, plan.embeddings, plan.levels, strict=True
+            ):
+                key = plan.subject, draw, said
+                paths.setdefault(key, []).append(plan.volume_path(level, draw))
+                embeddings[key] = embedding
+    return [
+        Arm(subject=key[0], draw=key[1], embedding=embeddings[key], paths=tuple(where))
+        for key, where in paths.items()
+    ]
+
+
+def _volumes(plan: PairPlan, sampling: Sampling) -> list[Path]:
+    return [plan.volume_path(one, draw) for one in plan.levels for draw in range(sampling.seeds)]
+
+
+def _write_differences(plan: PairPlan, sampling: Sampling) -> None:
+    for draw in range(sampling.seeds) if sampling.differences else ():
+        reference, target = (read_volume(plan.volume_path(one, draw)) for one in plan.levels)
+        write_volume(plan.difference_path(draw), replace(target, hu=target.hu - reference.hu))
 
 
 def _sidecar(plan: PairPlan, task: SubjectTask) -> Sidecar:
@@ -208,10 +279,10 @@ def _sidecar(plan: PairPlan, task: SubjectTask) -> Sidecar:
         "shift": sampling.shift,
         "guidance_scale": sampling.guidance_scale,
     }
-    outputs = tuple(
-        plan.volume_path(level, draw) for level in plan.levels for draw in range(sampling.seeds)
-    )
-    return Sidecar(path=plan.sidecar_path, inputs=inputs, outputs=outputs)
+    outputs = _volumes(plan, sampling)
+    if sampling.differences:
+        outputs += [plan.difference_path(draw) for draw in range(sampling.seeds)]
+    return Sidecar(path=plan.sidecar_path, inputs=inputs, outputs=tuple(outputs))
 
 
 def _rows(plan: PairPlan, task: SubjectTask) -> Iterator[dict[str, Any]]:

@@ -50,7 +50,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
         dgmvlc("init", str(cohort / "scans"), str(cohort / "clinical.csv"), "-w", str(study))
         settings = study / "dgmvlc.toml"
         text = settings.read_text().replace('preset = "tiny"', 'preset = "micro"')
-        settings.write_text(text.replace("placebos = 4", "placebos = 2") + "\n")
+        settings.write_text(text.replace("placebos = 4", "placebos = 1") + "\n")
         dgmvlc("preprocess", "-w", str(study), *one)
         dgmvlc("plant", "--effect-hu", "40", "--region", "lungs", "-w", str(study), *one)
         there = ("-w", str(control))

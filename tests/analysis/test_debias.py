@@ -41,7 +41,7 @@ def test_stacked_regression_equals_one_with_the_prediction_in_it():
     rng = np.random.default_rng(2)
     design, m = rng.normal(size=(50, 4)), rng.normal(size=(50, 1))
     y = design.sum(axis=1, keepdims=True) + 0.8 * m + 0.5 * rng.normal(size=(50, 1))
-    g, weight, *_ = debias._stack(design, y, m)
+    g, weight, *_ = debias.stacked(design, y, m)
     full = sm.OLS(y[:, 0], np.column_stack([design, m])).fit()
     assert g[0] == pytest.approx(full.params[-1])
     assert weight[0] == pytest.approx(1 - 1 / full.tvalues[-1] ** 2)
@@ -50,7 +50,7 @@ def test_stacked_regression_equals_one_with_the_prediction_in_it():
 def test_a_prediction_that_points_the_wrong_way_gets_no_weight():
     rng = np.random.default_rng(3)
     design, m = np.ones((50, 1)), rng.normal(size=(50, 1))
-    assert debias._stack(design, -m, m)[1][0] == 0
+    assert debias.stacked(design, -m, m)[1][0] == 0
 
 
 def fit(cohort, m_0, m_1, seed=0) -> debias.Debiased:
@@ -116,7 +116,7 @@ def test_a_small_group_counts_as_a_small_group():
     influence = np.where(a == 1, 11.0, 0.1)[:, None] * y
     spare = debias.spare_subjects(a, 0)
     assert [left for _, left in spare] == [79, 7]
-    assert debias._with_variance(np.zeros(1), influence, spare).dof[0] == pytest.approx(7, abs=0.1)
+    assert debias.with_variance(np.zeros(1), influence, spare).dof[0] == pytest.approx(7, abs=0.1)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from dgmvlc_cli.analysis.effects import (
     debiased,
     estimate_effects,
     fold_effects,
+    mixed,
     model_implied,
     observed,
     overlap,
@@ -57,6 +58,7 @@ def test_the_table_has_every_kind_for_every_outcome(effects):
     kinds = effects.groupby("kind").size().to_dict()
     assert kinds == {
         "model_implied": 4,
+        "mixed": 4,
         "observed": 4,
         "debiased": 4,
         "placebo": 8,
@@ -93,6 +95,22 @@ def test_model_implied_is_the_paired_t_test(study):
     assert (row["ci_low"], row["ci_high"]) == pytest.approx((low, high))
     assert row["p"] == 1 / (1 + FLIPS)
     assert f"d_z {differences.mean() / differences.std(ddof=1):.2f}" in row["method"]
+
+
+def test_the_mixed_model_stands_beside_and_names_its_components(study):
+    measures, _ = study
+    paired, beside = model_implied(measures, SMOKING), mixed(measures, SMOKING)
+    assert beside["effect"].to_numpy() == pytest.approx(paired["effect"], rel=0.02)
+    assert (beside["kind"] == "mixed").all()
+    # Both arms of a seed are shifted alike, so the seeds' differences are the same.
+    assert beside["method"].str.contains("0 between seeds").all()
+    shifted = measures.copy()
+    shifted.loc[(shifted["fold"] == 1) & (shifted["arm"] == SMOKING.arms[1]), "value"] += 12
+    disagreeing = mixed(shifted, SMOKING).iloc[0]
+    assert disagreeing["ci_high"] - disagreeing["ci_low"] > 50
+    assert float(disagreeing["method"].split("SD ")[1].split()[0]) == pytest.approx(
+        12 / np.sqrt(2), rel=0.1
+    )
 
 
 def test_seeds_are_no_subjects(study):

@@ -1,0 +1,39 @@
+"""What the analysis writes besides, where more than two levels of an attribute were asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from dgmvlc_cli.analysis.contrasts import Contrast
+    from dgmvlc_cli.cohort import Cohort
+
+SEVERAL = ("dose.tsv", "levels.tsv", "overlap.tsv")
+
+
+def tables_of_several(
+    measures: pd.DataFrame,
+    cohort: Cohort,
+    series: list[Contrast],
+    covariates: list[str],
+    seed: int,
+) -> dict[str, pd.DataFrame]:
+    """File name -> table: dose.tsv of a numeric attribute; levels.tsv and overlap.tsv of levels.
+
+    series: contrasts of one attribute, each from the same first value; nothing for a single one.
+    """
+    from dgmvlc_cli.analysis.several import dose_response, level_effects
+
+    if len(series) < 2:
+        return {}
+    attribute = series[0].attribute
+    values = [series[0].reference, *(one.target for one in series)]
+    if series[0].numeric:
+        doses = [float(one) for one in values]
+        table = dose_response(measures, cohort.rows, attribute, doses, covariates, seed)
+        return {"dose.tsv": table}
+    names = [str(one) for one in values]
+    effects, overlap = level_effects(measures, cohort.rows, attribute, names, covariates, seed)
+    return {"levels.tsv": effects, "overlap.tsv": overlap}
