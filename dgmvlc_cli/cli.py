@@ -302,6 +302,10 @@ def analyze(
     target: ToOption = None,
     values: ValuesOption = None,
     edit: EditOption = None,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Before training: which effect could this cohort show?"),
+    ] = False,
     workspace: WorkspaceOption = Path(),
     workers: WorkersOption = None,
     seed: SeedOption = None,
@@ -311,13 +315,16 @@ def analyze(
 ) -> None:
     """Measure real scans and pairs, estimate the effects four ways, write the report.
 
+    With --plan no model is needed: it tells which effect the cohort's own spread would let you see.
+
     Example: [green]dgmvlc analyze --attribute smoking[/green]
     """
     from dgmvlc_cli import stages
+    from dgmvlc_cli.stages.plan import plan as plan_stage
 
     ws, settings = _settings(workspace, seed)
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
-    result = stages.analyze(
+    result = (plan_stage if plan else stages.analyze)(
         ws,
         settings,
         run,

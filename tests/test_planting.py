@@ -124,3 +124,15 @@ def test_a_control_is_not_planted_in_nor_a_study_overwritten(planted):
     assert "--out" in said
     said = dgmvlc("plant", "--collect", "-w", str(planted.control), expect=1).stderr
     assert "dgmvlc plant --effect-hu" in said
+
+
+def test_the_plan_tells_what_could_be_found_before_training(planted):
+    dgmvlc("describe", "-w", str(planted.study))
+    done = dgmvlc("analyze", "--plan", "--attribute", "sex", "-w", str(planted.study), *ONE)
+    assert "is found with 80 % power" in done.stdout
+    table = workspace.read_table(planted.study / "analysis/plan/sex_female_male/plan.tsv")
+    row = table.query("measure == 'mean_hu' and region == 'lungs'").iloc[0]
+    assert 5 < row["detectable"] < 60
+    assert row["detectable_family"] > row["detectable"]
+    said = dgmvlc("analyze", "--plan", "--edit", "age=70", "-w", str(planted.study), expect=2)
+    assert "no group of real scans" in said.stderr

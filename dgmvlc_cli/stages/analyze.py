@@ -212,10 +212,10 @@ def _measure(
         for subject in cohort.subjects
         if subject in folds.index
     ]
-    return _measure_all(tasks, run)
+    return measure_all(tasks, run)
 
 
-def _measure_all(tasks: list[MeasureTask], run: Run) -> pd.DataFrame:
+def measure_all(tasks: list[MeasureTask], run: Run) -> pd.DataFrame:
     """The rows of every task, in an order that does not depend on workers."""
     from dgmvlc_cli.measuring import COLUMNS, measure_task
 
@@ -243,7 +243,7 @@ def _measure_only(ws: Workspace, settings: Settings, run: Run) -> StageResult:
         MeasureTask(workspace=ws, subject=one, fold=None, arms=(), grid=None, spacing_mm=0.0)
         for one in subjects
     ]
-    workspace.write_table(path, _measure_all(tasks, run))
+    workspace.write_table(path, measure_all(tasks, run))
     summary = [f"{len(subjects)} scans measured (there is no clinical table to learn from): {path}"]
     return StageResult(stage="analyze", summary=summary, facts={"measures": str(path)})
 
