@@ -338,6 +338,43 @@ def analyze(
 
 
 @app.command()
+def evaluate(
+    attribute: AttributeOption = None,
+    reference: FromOption = None,
+    target: ToOption = None,
+    values: ValuesOption = None,
+    edit: EditOption = None,
+    workspace: WorkspaceOption = Path(),
+    workers: WorkersOption = None,
+    seed: SeedOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Are the pairs sound: does the edit show, are other attributes and tissues left alone?
+
+    Attributes are read off by predictors that were trained on other subjects' real scans only.
+
+    Example: [green]dgmvlc evaluate --attribute smoking[/green]
+    """
+    from dgmvlc_cli.stages.evaluate import evaluate
+
+    ws, settings = _settings(workspace, seed)
+    run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
+    result = evaluate(
+        ws,
+        settings,
+        run,
+        attribute=attribute,
+        reference=reference,
+        target=target,
+        values=_listed(values),
+        edits=_edits(edit or []),
+    )
+    _finish(result, as_json, workspace)
+
+
+@app.command()
 def plant(
     workspace: WorkspaceOption = Path(),
     effect_hu: Annotated[

@@ -135,6 +135,15 @@ def arm_sentences(
     return reference, target
 
 
+def sentence_there_and_back(cohort: Cohort, subject: str, contrast: Contrast) -> str:
+    """The reference arm's sentence after the row was edited to the target and back again."""
+    row: dict[str, Any] = {str(name): value for name, value in cohort.rows.loc[subject].items()}
+    for level in (contrast.target, contrast.reference):
+        edits = arm_edits(contrast, level, cohort.schema, cohort.rows)
+        row = edit_row(row, edits, cohort.schema, cohort.rows)
+    return sentence(row, cohort.schema)
+
+
 def arm_edits(
     contrast: Contrast, level: str | float, schema: Schema, rows: pd.DataFrame
 ) -> dict[str, str | float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class Planted:
 
 
 @pytest.fixture(scope="session")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
     """A small cohort with 40 HU planted in both lungs; the generator is hardly trained."""
     root = tmp_path_factory.mktemp("planted")
     study, control = root / "study", root / "study-planted-lungs-plus-40-hu"
@@ -46,6 +46,8 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
     with pytest.MonkeyPatch.context() as patch:
         # Fewer practice sentences only make the reading of the text coarser.
         patch.setattr(projection.practice_rows, "__defaults__", (120,))
+        # The page is drawn in other tests; here the tables and the verdict count.
+        patch.setattr("dgmvlc_cli.report.html.write_report", lambda folder, contents: None)
         dgmvlc("phantom", str(cohort), "--subjects", "24", "--spacing", "10", "--seed", "6", *one)
         dgmvlc("init", str(cohort / "scans"), str(cohort / "clinical.csv"), "-w", str(study))
         settings = study / "dgmvlc.toml"
@@ -59,4 +61,4 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
         dgmvlc("train", "--steps", "8", *there)
         dgmvlc("counterfactual", *there, *one)
         dgmvlc("analyze", *there, *one)
-        yield Planted(study, control)
+    return Planted(study, control)

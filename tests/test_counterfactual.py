@@ -156,3 +156,18 @@ def test_chosen_subjects_and_their_differences(root):
 )
 def test_a_question_that_cannot_be_asked_says_how_to_ask_it(root, options, hint):
     assert hint in dgmvlc("counterfactual", *options, "-w", str(root), expect=2).stderr
+
+
+def test_the_pairs_are_evaluated_by_what_real_scans_show(root):
+    done = dgmvlc("evaluate", "-w", str(root), *ONE)
+    assert "minimality, body" in done.stdout
+    folder = root / "analysis" / "flow" / "planted_ivory_amber"
+    table = workspace.read_table(folder / "evaluation.tsv").set_index(["property", "what"])
+    assert table.loc[("reversibility", "sentence"), "value"] == 1
+    assert table.loc[("effectiveness", "planted"), "scale"] > 0.2
+    assert {"age", "sex"} <= set(table.loc["specificity"].index)
+    moved = table.loc[("minimality", "lungs")]
+    assert moved["value"] == moved["scale"] > 0
+    before = (folder / "evaluation.tsv").stat().st_mtime_ns
+    dgmvlc("evaluate", "-w", str(root), *ONE)
+    assert (folder / "evaluation.tsv").stat().st_mtime_ns == before

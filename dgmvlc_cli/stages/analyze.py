@@ -66,7 +66,7 @@ def analyze(
     placebos = placebo_contrasts(contrast, cohort)
     name = settings.train.model
     pairs = {
-        one: _read_pairs(ws, settings, cohort, one, question)
+        one: read_pairs(ws, settings, cohort, one, question)
         for one in [contrast, *placebos, *others]
     }
     folder = ws.analysis(name, contrast_name(contrast))
@@ -79,7 +79,7 @@ def analyze(
     run.reporter.note(f"analysis: {sidecar.why_stale()}")
     clock = Stopwatch()
     sidecar.invalidate()
-    measures = _measure(ws, settings, run, cohort, pairs)
+    measures = measure_arms(ws, settings, run, cohort, pairs)
     effects = estimate_effects(measures, cohort.rows, contrast, placebos, adjusted, settings.seed)
     several = tables_of_several(measures, cohort, [*others, contrast], adjusted, settings.seed)
     informing = subjects_of(contrast, cohort)
@@ -167,7 +167,7 @@ def _result(folder: Path, verdict: list[str], kept: bool = False) -> StageResult
     )
 
 
-def _read_pairs(
+def read_pairs(
     ws: Workspace, settings: Settings, cohort: Cohort, contrast: Contrast, question: Question
 ) -> pd.DataFrame:
     """pairs.tsv of a contrast, if its volumes come from the models, scans and sentences of now."""
@@ -186,7 +186,7 @@ def _read_pairs(
     return workspace.read_table(path, dtype={"subject": str})
 
 
-def _measure(
+def measure_arms(
     ws: Workspace,
     settings: Settings,
     run: Run,

@@ -1,0 +1,150 @@
+"""Whether the pairs are sound interventions, as a table with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from dgmvlc_cli import __version__, parallel, workspace
+from dgmvlc_cli.config import Settings
+from dgmvlc_cli.stages.base import Run, StageResult, dry_run
+from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace
+
+if TYPE_CHECKING:
+    from dgmvlc_cli.analysis.contrasts import Contrast
+    from dgmvlc_cli.cohort import Cohort
+
+
+def evaluate(
+    ws: Workspace,
+    settings: Settings,
+    run: Run,
+    *,
+    attribute: str | None = None,
+    reference: str | float | None = None,
+    target: str | float | None = None,
+    values: Sequence[str | float] = (),
+    edits: Mapping[str, str | float] | None = None,
+) -> StageResult:
+    """Pairs and real scans -> effectiveness, specificity, minimality and reversibility.
+
+    Attributes are read off by predictors trained on real scans only, of other subjects.
+    """
+    from dgmvlc_cli.analysis.axioms import minimality, readouts
+    from dgmvlc_cli.cohort import Question, asked_contrasts, load_cohort
+    from dgmvlc_cli.pairs import contrast_name
+    from dgmvlc_cli.stages.analyze import measure_arms, read_pairs
+
+    cohort = load_cohort(ws, settings)
+    question = Question(
+        attribute=attribute,
+        reference=reference,
+        target=target,
+        values=tuple(values),
+        edits=tuple((edits or {}).items()),
+    )
+    contrast = asked_contrasts(settings, cohort, question)[-1]
+    pairs = read_pairs(ws, settings, cohort, contrast, question)
+    path = ws.analysis(settings.train.model, contrast_name(contrast)) / "evaluation.tsv"
+    if run.dry_run:
+        return dry_run("evaluate", [f"{len(pairs)} pairs -> {path}"])
+    table_of_pairs = ws.contrast(settings.train.model, contrast_name(contrast)) / "pairs.tsv"
+    inputs = {"pairs": workspace.sha256_file(table_of_pairs), "version": __version__}
+    sidecar = Sidecar(path=path.with_suffix(".json"), inputs=inputs, outputs=(path,))
+    if not sidecar.is_current() or run.force:
+        clock = Stopwatch()
+        sidecar.invalidate()
+        measures = measure_arms(ws, settings, run, cohort, {contrast: pairs})
+        others = _others(cohort, contrast)
+        parts = [
+            readouts(measures, cohort.rows, contrast, others, settings.seed),
+            minimality(_moved(ws, pairs, run)),
+            _reversibility(cohort, contrast, pairs),
+        ]
+        workspace.write_table(path, pd.concat(parts, ignore_index=True))
+        sidecar.write(seconds=clock.seconds)
+    table = workspace.read_table(path)
+    return StageResult(
+        stage="evaluate",
+        summary=[f"{contrast.text}:", *_words(table), f"table: {path}"],
+        facts={"contrast": contrast.text, "evaluation": str(path)},
+    )
+
+
+def _others(cohort: Cohort, contrast: Contrast) -> list[str]:
+    """Attributes of the sentence that the edit should leave alone; placebos cannot be read."""
+    edited = {name for name, _ in contrast.edits} or {contrast.attribute}
+    entailed = {name for one in edited for name in cohort.schema.followers(one)}
+    leads = {
+        follows.attribute
+        for name in edited
+        if (follows := cohort.schema.attributes[name].follows) is not None
+    }
+    names = cohort.schema.names("condition", "covariate")
+    return [name for name in names if name not in edited | entailed | leads]
+
+
+def _moved(ws: Workspace, pairs: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """Subject x region: mean absolute difference of the arms in HU, averaged over seeds."""
+    rows_of_pairs: list[dict] = pairs.to_dict("records")
+    tasks = [(ws, row) for row in rows_of_pairs]
+    rows = []
+    for outcome in parallel.run(moved_in_pair, tasks, run.workers):
+        if outcome.error is not None:
+            raise outcome.error
+        rows.append(outcome.result or {})
+    return pd.DataFrame(rows).groupby("subject").mean().sort_index()
+
+
+def moved_in_pair(task: tuple[Workspace, dict[str, Any]]) -> dict[str, Any]:
+    """The subject, and how far each region moves between the two arms of one draw."""
+    from dgmvlc_cli.analysis.axioms import moved_hu
+    from dgmvlc_cli.generators.grid import place
+    from dgmvlc_cli.imaging.volume import read_labels, read_volume
+
+    ws, row = task
+    reference, target = (
+        read_volume(ws.root / row[f"{arm}_path"]) for arm in ("reference", "target")
+    )
+    subject = str(row["subject"])
+    scan, mask = read_volume(ws.ct_path(subject)), read_labels(ws.mask_path(subject))
+    grid, spacing_mm = reference.hu.shape, reference.spacing_mm
+    _, labels = place(scan, mask, grid, spacing_mm[0])
+    return {"subject": subject, **moved_hu(reference.hu, target.hu, labels, spacing_mm)}
+
+
+def _reversibility(cohort: Cohort, contrast: Contrast, pairs: pd.DataFrame) -> pd.DataFrame:
+    """Share of subjects whose row, edited there and back, says what the reference arm said."""
+    from dgmvlc_cli.analysis.axioms import COLUMNS, interval_row
+    from dgmvlc_cli.pairs import sentence_there_and_back
+
+    if contrast.joint:
+        return pd.DataFrame(columns=list(COLUMNS))
+    said = pairs.drop_duplicates("subject").set_index("subject")["reference_sentence"]
+    same = [
+        sentence_there_and_back(cohort, str(subject), contrast) == text
+        for subject, text in said.items()
+    ]
+    row = interval_row(
+        "reversibility",
+        "sentence",
+        np.array(same, dtype=float),
+        "share",
+        1.0,
+        "the row edited to the target and back says what the reference arm said",
+    )
+    return pd.DataFrame([row], columns=list(COLUMNS))
+
+
+def _words(table: pd.DataFrame) -> list[str]:
+    lines = []
+    for row in table.to_dict("records"):
+        if pd.isna(row["value"]):
+            lines.append(f"{row['property']}, {row['what']}: {row['method']}")
+            continue
+        span = f"{row['value']:.3g} [{row['ci_low']:.3g}, {row['ci_high']:.3g}] {row['unit']}"
+        lines.append(f"{row['property']}, {row['what']}: {span}; scale {row['scale']:.3g}")
+    return lines
