@@ -71,6 +71,10 @@ EditOption = Annotated[
     list[str] | None,
     typer.Option("--edit", help="attribute=value; repeat it to change several together."),
 ]
+SourceOption = Annotated[
+    str | None,
+    typer.Option("--source", help="mask (a new scan under the mask) or scan (the scan, edited)."),
+]
 ToOption = Annotated[str | None, typer.Option("--to", help="Target level (default: the study's).")]
 
 
@@ -247,6 +251,7 @@ def counterfactual(
     target: ToOption = None,
     values: ValuesOption = None,
     edit: EditOption = None,
+    source: SourceOption = None,
     subjects: Annotated[
         str | None, typer.Option("--subjects", help="Only these held-out subjects: a,b,c.")
     ] = None,
@@ -278,7 +283,12 @@ def counterfactual(
     """
     from dgmvlc_cli import stages
 
-    chosen = {"seeds": seeds, "guidance_scale": guidance, "differences": differences}
+    chosen = {
+        "seeds": seeds,
+        "guidance_scale": guidance,
+        "differences": differences,
+        "source": source,
+    }
     ws, settings = _settings(workspace, seed, counterfactual=chosen)
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
     result = stages.counterfactual(
@@ -302,6 +312,7 @@ def analyze(
     target: ToOption = None,
     values: ValuesOption = None,
     edit: EditOption = None,
+    source: SourceOption = None,
     plan: Annotated[
         bool,
         typer.Option("--plan", help="Before training: which effect could this cohort show?"),
@@ -322,7 +333,7 @@ def analyze(
     from dgmvlc_cli import stages
     from dgmvlc_cli.stages.plan import plan as plan_stage
 
-    ws, settings = _settings(workspace, seed)
+    ws, settings = _settings(workspace, seed, counterfactual={"source": source})
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
     result = (plan_stage if plan else stages.analyze)(
         ws,
@@ -344,6 +355,7 @@ def evaluate(
     target: ToOption = None,
     values: ValuesOption = None,
     edit: EditOption = None,
+    source: SourceOption = None,
     workspace: WorkspaceOption = Path(),
     workers: WorkersOption = None,
     seed: SeedOption = None,
@@ -359,7 +371,7 @@ def evaluate(
     """
     from dgmvlc_cli.stages.evaluate import evaluate
 
-    ws, settings = _settings(workspace, seed)
+    ws, settings = _settings(workspace, seed, counterfactual={"source": source})
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
     result = evaluate(
         ws,

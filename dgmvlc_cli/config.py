@@ -136,6 +136,7 @@ class TrainSettings(Section):
 class CounterfactualSettings(Section):
     """How pairs are sampled: seeds per subject, sampler steps, guidance (1 is honest).
 
+    source: `mask` (a new scan under the subject's mask) or `scan` (the subject's own scan, edited).
     differences: also write target less reference arm as volumes.
     """
 
@@ -143,6 +144,7 @@ class CounterfactualSettings(Section):
     steps: int = Field(default=8, ge=1)
     guidance_scale: float = Field(default=1.0, gt=0)
     batch_size: int = Field(default=16, ge=1)
+    source: Literal["mask", "scan"] = "mask"
     differences: bool = False
 
 

@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from dgmvlc_cli import workspace
 from dgmvlc_cli.analysis.contrasts import Contrast
 from dgmvlc_cli.cohort import Cohort, read_folds, training_inputs
 from dgmvlc_cli.config import Settings
+from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.generators.grid import place
 from dgmvlc_cli.generators.model import Generator
-from dgmvlc_cli.imaging.volume import Volume, read_labels, read_volume, write_volume
+from dgmvlc_cli.imaging.volume import LUNGS, Volume, read_labels, read_volume, write_volume
 from dgmvlc_cli.text.describe import sentence
 from dgmvlc_cli.text.edits import bundle_values, edit_row
 from dgmvlc_cli.text.schema import Schema
@@ -32,6 +34,12 @@ def contrast_name(contrast: Contrast) -> str:
         names, values = zip(*contrast.edits, strict=True)
         parts = ["-".join(map(slug, names)), contrast.reference, "-".join(map(slug, values))]
     return "_".join(slug(part) for part in parts)
+
+
+def folder_name(settings: Settings, contrast: Contrast) -> str:
+    """The contrast's folder, told apart by where its pairs come from."""
+    suffix = "_from-scan" if settings.counterfactual.source == "scan" else ""
+    return contrast_name(contrast) + suffix
 
 
 def pairs_sidecar(
@@ -54,22 +62,31 @@ def pairs_sidecar(
     }
     if only is not None:
         inputs["only"] = sorted(only)
-    folder = ws.contrast(name, contrast_name(contrast))
+    folder = ws.contrast(name, folder_name(settings, contrast))
     return Sidecar(path=folder / "pairs.json", inputs=inputs, outputs=(folder / "pairs.tsv",))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairPlan:
-    """One subject's pair in one contrast: two sentences, and where the volumes go."""
+    """One subject's pair in one contrast: two sentences, and where the volumes go.
+
+    factual: the subject's own sentence and its embedding (E,), where the pair starts from the scan.
+    """
 
     subject: str
     contrast: Contrast
     folder: Path
     sentences: tuple[str, str]
     embeddings: np.ndarray  # (2, E)
+    factual: tuple[str, np.ndarray] | None = None
 
     def volume_path(self, level: str | float, seed: int) -> Path:
         name = f"sub-{slug(self.subject)}_arm-{slug(level)}_seed-{seed}_ct.nii.gz"
+        return self.folder / f"sub-{slug(self.subject)}" / name
+
+    def reconstruction_path(self, seed: int) -> Path:
+        """The real scan as the model gives it back under its own sentence."""
+        name = f"sub-{slug(self.subject)}_reconstruction_seed-{seed}_ct.nii.gz"
         return self.folder / f"sub-{slug(self.subject)}" / name
 
     def difference_path(self, seed: int) -> Path:
@@ -190,7 +207,10 @@ def generate_task(task: SubjectTask) -> list[dict[str, Any]]:
         for plan in stale:
             _sidecar(plan, task).invalidate()
         for plan in _generate(stale, masks, generator, task):
-            _sidecar(plan, task).write(seconds=clock.seconds, subject=plan.subject)
+            errors = _reconstruction_errors(plan, masks[plan.subject], task.sampling)
+            _sidecar(plan, task).write(
+                seconds=clock.seconds, subject=plan.subject, reconstruction_error_hu=errors
+            )
     return [row for plan in task.pairs for row in _rows(plan, task)]
 
 
@@ -214,18 +234,10 @@ def _generate(
     """
     sampling = task.sampling
     arms = _distinct_arms(plans, sampling.seeds)
-    shape = generator.noise_shape()
     waiting = list(plans)
     for start in range(0, len(arms), sampling.batch_size):
         batch = arms[start : start + sampling.batch_size]
-        hu = generator.generate(
-            np.stack([noise(sampling.seed, one.subject, one.draw, shape) for one in batch]),
-            np.stack([masks[one.subject][1] for one in batch]),
-            np.stack([one.embedding for one in batch]),
-            steps=sampling.steps,
-            shift=sampling.shift,
-            guidance_scale=sampling.guidance_scale,
-        )
+        hu = _sample(generator, batch, masks, sampling)
         for one, voxels in zip(batch, hu, strict=True):
             for path in one.paths:
                 write_volume(path, replace(masks[one.subject][0], hu=voxels))
@@ -237,13 +249,73 @@ def _generate(
             yield plan
 
 
+def _sample(
+    generator: Generator,
+    batch: list[Arm],
+    masks: dict[str, tuple[Volume, np.ndarray]],
+    sampling: Sampling,
+) -> np.ndarray:
+    """The arms of a batch: (N, D, H, W) HU.
+
+    From the mask: noise and sentence alone decide.  From the scan: abduction finds what the model
+    misses of the real scan under its own sentence, action edits the sentence, prediction samples
+    under it with what was found (Pearl's three steps).
+    """
+    shape = generator.noise_shape()
+    noises = np.stack([noise(sampling.seed, one.subject, one.draw, shape) for one in batch])
+    labels = np.stack([masks[one.subject][1] for one in batch])
+    how: dict[str, Any] = {
+        "steps": sampling.steps,
+        "shift": sampling.shift,
+        "guidance_scale": sampling.guidance_scale,
+    }
+    if batch[0].factual is not None:
+        first = {(one.subject, one.draw): k for k, one in reversed(list(enumerate(batch)))}
+        found = invert(
+            generator,
+            np.stack([masks[batch[k].subject][0].hu for k in first.values()]),
+            noises[list(first.values())],
+            labels[list(first.values())],
+            np.stack([batch[k].factual for k in first.values()]),  # type: ignore[misc]
+            sampling,
+        )
+        place_of = {key: k for k, key in enumerate(first)}
+        how["residuals"] = found[:, [place_of[one.subject, one.draw] for one in batch]]
+    return generator.generate(noises, labels, np.stack([one.embedding for one in batch]), **how)
+
+
+def invert(
+    generator: Generator,
+    hu: np.ndarray,
+    noises: np.ndarray,
+    labels: np.ndarray,
+    embeddings: np.ndarray,
+    sampling: Sampling,
+) -> torch.Tensor:
+    """Abduction: what the model's steps miss of these images, (steps, N, ...).
+
+    Raises DgmvlcError for a family that knows no way back from an image.
+    """
+    way_back = getattr(generator, "invert", None)
+    if way_back is None:
+        raise DgmvlcError(
+            "This generator cannot start from a scan: it knows no way back from an image.",
+            "Use `--source mask`, or train a family that can be inverted (flow, diffusion).",
+        )
+    return way_back(hu, noises, labels, embeddings, steps=sampling.steps)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One volume to sample, and every file that it is for."""
+    """One volume to sample, and every file that it is for.
+
+    factual: (E,) embedding of the subject's own sentence, where it starts from the scan.
+    """
 
     subject: str
     draw: int
     embedding: np.ndarray
+    factual: np.ndarray | None
     paths: tuple[Path, ...]
 
 
@@ -251,22 +323,48 @@ def _distinct_arms(plans: list[PairPlan], seeds: int) -> list[Arm]:
     """Every (subject, draw, sentence) once, in the order of the plans."""
     paths: dict[tuple[str, int, str], list[Path]] = {}
     embeddings: dict[tuple[str, int, str], np.ndarray] = {}
+    factual: dict[str, np.ndarray | None] = {}
     for plan in plans:
+        factual[plan.subject] = plan.factual[1] if plan.factual else None
         for draw in range(seeds):
-            for said, embedding, level in zip(
-                plan.sentences, plan.embeddings, plan.levels, strict=True
-            ):
+            for said, embedding, path in _said(plan, draw):
                 key = plan.subject, draw, said
-                paths.setdefault(key, []).append(plan.volume_path(level, draw))
+                paths.setdefault(key, []).append(path)
                 embeddings[key] = embedding
     return [
-        Arm(subject=key[0], draw=key[1], embedding=embeddings[key], paths=tuple(where))
+        Arm(
+            subject=key[0],
+            draw=key[1],
+            embedding=embeddings[key],
+            factual=factual[key[0]],
+            paths=tuple(where),
+        )
         for key, where in paths.items()
     ]
 
 
+def _said(plan: PairPlan, draw: int) -> Iterator[tuple[str, np.ndarray, Path]]:
+    """Sentence, embedding and file of every image of one draw."""
+    for said, embedding, level in zip(plan.sentences, plan.embeddings, plan.levels, strict=True):
+        yield said, embedding, plan.volume_path(level, draw)
+    if plan.factual is not None:
+        yield *plan.factual, plan.reconstruction_path(draw)
+
+
 def _volumes(plan: PairPlan, sampling: Sampling) -> list[Path]:
-    return [plan.volume_path(one, draw) for one in plan.levels for draw in range(sampling.seeds)]
+    return [path for draw in range(sampling.seeds) for *_, path in _said(plan, draw)]
+
+
+def _reconstruction_errors(
+    plan: PairPlan, real: tuple[Volume, np.ndarray], sampling: Sampling
+) -> list[float]:
+    """Mean absolute difference between scan and reconstruction in the lungs, HU, by draw."""
+    if plan.factual is None:
+        return []
+    scan, labels = real
+    lungs = np.isin(labels, LUNGS)
+    paths = [plan.reconstruction_path(draw) for draw in range(sampling.seeds)]
+    return [float(np.abs(read_volume(one).hu - scan.hu)[lungs].mean()) for one in paths]
 
 
 def _write_differences(plan: PairPlan, sampling: Sampling) -> None:
@@ -287,6 +385,7 @@ def _sidecar(plan: PairPlan, task: SubjectTask) -> Sidecar:
         "steps": sampling.steps,
         "shift": sampling.shift,
         "guidance_scale": sampling.guidance_scale,
+        "from_scan": plan.factual[0] if plan.factual else None,
     }
     outputs = _volumes(plan, sampling)
     if sampling.differences:
@@ -296,6 +395,8 @@ def _sidecar(plan: PairPlan, task: SubjectTask) -> Sidecar:
 
 def _rows(plan: PairPlan, task: SubjectTask) -> Iterator[dict[str, Any]]:
     root = task.workspace.root
+    made = _sidecar(plan, task).previous() or {}
+    errors = made.get("reconstruction_error_hu") or [None] * task.sampling.seeds
     for draw in range(task.sampling.seeds):
         reference, target = (plan.volume_path(level, draw) for level in plan.levels)
         yield {
@@ -313,4 +414,6 @@ def _rows(plan: PairPlan, task: SubjectTask) -> Iterator[dict[str, Any]]:
             "model_sha256": task.model_sha256,
             "steps": task.sampling.steps,
             "guidance_scale": task.sampling.guidance_scale,
+            "source": "scan" if plan.factual else "mask",
+            "reconstruction_error_hu": errors[draw],
         }

@@ -13,7 +13,6 @@ from dgmvlc_cli import workspace
 from dgmvlc_cli.analysis.measures import measure
 from dgmvlc_cli.analysis.zones import LUNG_REGIONS, regions
 from dgmvlc_cli.errors import UsageError
-from dgmvlc_cli.generators.grid import place
 from dgmvlc_cli.imaging.volume import Volume, read_labels, read_volume, write_labels, write_volume
 from dgmvlc_cli.text.schema import Attribute, Schema
 from dgmvlc_cli.workspace import Workspace
@@ -62,18 +61,13 @@ class Plant:
 
 @dataclass(frozen=True, kw_only=True)
 class PlantTask:
-    """One scan for one worker: from the user's workspace into the sibling's scans and masks.
-
-    grid, spacing_mm: where the truth is measured, as the estimates are.
-    """
+    """One scan for one worker: from the user's workspace into the sibling's scans and masks."""
 
     subject: str
     source: Workspace
     out: Path
     plant: Plant
     carrier: bool
-    grid: tuple[int, int, int]
-    spacing_mm: float
 
 
 def carriers(subjects: Sequence[str], seed: int) -> frozenset[str]:
@@ -122,9 +116,8 @@ def plant_task(task: PlantTask) -> list[dict[str, Any]]:
     name = f"{workspace.slug(task.subject)}.nii.gz"
     write_volume(task.out / "scans" / name, after if task.carrier else volume)
     write_labels(task.out / "masks" / name, labels, volume)
-    before, where = place(volume, labels, task.grid, task.spacing_mm)
-    after, _ = place(after, labels, task.grid, task.spacing_mm)
-    return truth_rows(workspace.slug(task.subject), before, after, where)
+    # Regions are relative to the lungs, so the generator's larger grid would measure the same.
+    return truth_rows(workspace.slug(task.subject), volume, after, labels)
 
 
 def planted_schema(schema: Schema) -> Schema:

@@ -264,6 +264,7 @@ def debiased(
     *,
     estimand: str = "overlap",
     kind: str = "debiased",
+    helped: bool = True,
 ) -> pd.DataFrame:
     """Effect in the real scans, helped by the generator: rows of `EFFECT_COLUMNS`.
 
@@ -271,7 +272,8 @@ def debiased(
     in `debias.debias`.  Subjects: as in `observed`, and with pairs.  estimand: "overlap" (weights
     e (1 - e), the default) or "average" (all subjects alike).  The method text gives the other
     estimand, the generator's weight in the outcome model (0 to 1) and the ratio of the standard
-    error to plain regression's in the same subjects.
+    error to plain regression's in the same subjects.  helped False leaves the generator out: arms
+    that were made from the subject's own scan hold its outcome, and would explain it perfectly.
     """
     if estimand not in ESTIMANDS:
         raise ValueError(f"estimand {estimand!r}, expected one of {', '.join(ESTIMANDS)}")
@@ -285,6 +287,8 @@ def debiased(
         return effect_rows(readings, contrast, kind, dict.fromkeys(readings.outcomes, absent))
     scans = readings.scans()
     usable = scans.where(m_0.reindex(scans.index).notna())
+    if not helped:
+        m_0, m_1 = 0.0 * m_0, 0.0 * m_1
     results: dict[Outcome, Estimate] = {}
     for cohort in cohorts(usable, design, contrast, covariates):
         results |= _debias(cohort, m_0, m_1, seed, estimand)
@@ -357,6 +361,8 @@ def estimate_effects(
     placebos: Sequence[Contrast],
     covariates: Sequence[str],
     seed: int,
+    *,
+    helped: bool = True,
 ) -> pd.DataFrame:
     """All kinds of effect for every measure and region: the table `effects.tsv`.
 
@@ -364,6 +370,7 @@ def estimate_effects(
     as NaN or None) and placebo columns.  placebos: contrasts of attributes without meaning.
     covariates: columns of design to adjust for; the contrast's own attribute is left out.  What
     the attribute entails by itself (pack-years of a never smoker) must not be among them.
+    helped: whether the generator's predictions enter the debiased effect (see `debiased`).
 
     Kinds: model_implied, mixed, observed and debiased of the contrast; placebo (model-implied) and
     placebo_debiased of each placebo.  A row that cannot be computed has NaN and the reason in
@@ -376,13 +383,15 @@ def estimate_effects(
         model_implied(readings, contrast, seed),
         mixed(readings, contrast),
         observed(readings, design, contrast, covariates),
-        debiased(readings, design, contrast, covariates, seed),
+        debiased(readings, design, contrast, covariates, seed, helped=helped),
     ]
     for placebo in placebos:
         readings = _informing(everyone, design, placebo)
         parts += [
             model_implied(readings, placebo, seed, "placebo"),
-            debiased(readings, design, placebo, covariates, seed, kind="placebo_debiased"),
+            debiased(
+                readings, design, placebo, covariates, seed, kind="placebo_debiased", helped=helped
+            ),
         ]
     return adjust(pd.concat(parts, ignore_index=True))
 

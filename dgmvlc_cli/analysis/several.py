@@ -51,12 +51,15 @@ def level_effects(
     names: Sequence[str],
     covariates: Sequence[str],
     seed: int = 0,
+    *,
+    helped: bool = True,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All pairs of levels in one population, and who can be compared.
 
     Returns rows of `effects.EFFECT_COLUMNS` of the kinds model_implied and debiased_levels, and
     the table of `levels.diagnose_overlap` (empty where too few subjects stand at a level).  The
-    generator's predictions enter where there are arms of every level.
+    generator's predictions enter where there are arms of every level, and helped (see
+    `effects.debiased`).
     """
     readings, design = Readings.of(measures), unique_subjects(design)
     subjects = several_levels.levels_of(design, attribute, names, covariates)
@@ -70,7 +73,7 @@ def level_effects(
         return adjust(pd.concat(parts, ignore_index=True)), pd.DataFrame()
     rng = generator(seed, attribute, *names, "cross-fitting")
     splits = several_levels.level_splits(subjects.codes.to_numpy(), subjects.x.to_numpy(), rng)
-    results = _debias_levels(readings, subjects, splits)
+    results = _debias_levels(readings, subjects, splits, helped)
     parts += [
         effect_rows(readings, pair, "debiased_levels", found)
         for pair, found in zip(pairs, results, strict=True)
@@ -80,13 +83,13 @@ def level_effects(
 
 
 def _debias_levels(
-    readings: Readings, subjects: several_levels.Levels, splits: list[LevelSplit]
+    readings: Readings, subjects: several_levels.Levels, splits: list[LevelSplit], helped: bool
 ) -> list[dict[Outcome, Estimate]]:
     """Estimates of every outcome, for each pair of levels."""
     y = readings.scans().reindex(subjects.codes.index)
     arms = readings.predictions_of([arm_name(subjects.attribute, one) for one in subjects.names])
     complete = y.notna().all().to_numpy() & (np.ptp(y.to_numpy(), axis=0) > 0)
-    helped = bool(arms) and set(y.index) <= set(arms[0].index)
+    helped = helped and bool(arms) and set(y.index) <= set(arms[0].index)
     m = np.stack([arm.loc[y.index].to_numpy() for arm in arms]) if helped else None
     if m is not None:
         complete &= np.isfinite(m).all(axis=(0, 1))
@@ -124,6 +127,8 @@ def dose_response(
     values: Sequence[float],
     covariates: Sequence[str],
     seed: int = 0,
+    *,
+    helped: bool = True,
 ) -> pd.DataFrame:
     """The response of every measure and region to a numeric attribute: `DOSE_COLUMNS`.
 
@@ -141,7 +146,7 @@ def dose_response(
     whole = Contrast(attribute, float(dose[0]), float(dose[-1]))
     kinds = {
         "slope_observed": observed(readings, design, whole, covariates),
-        "slope_debiased": debiased(readings, design, whole, covariates, seed),
+        "slope_debiased": debiased(readings, design, whole, covariates, seed, helped=helped),
     }
     real = {
         kind: {(row["measure"], row["region"]): row for row in table.to_dict("records")}

@@ -50,7 +50,7 @@ def analyze(
         load_cohort,
         placebo_contrasts,
     )
-    from dgmvlc_cli.pairs import contrast_name, subjects_of
+    from dgmvlc_cli.pairs import folder_name, subjects_of
     from dgmvlc_cli.report.html import write_report
     from dgmvlc_cli.stages.several import tables_of_several
 
@@ -69,7 +69,7 @@ def analyze(
         one: read_pairs(ws, settings, cohort, one, question)
         for one in [contrast, *placebos, *others]
     }
-    folder = ws.analysis(name, contrast_name(contrast))
+    folder = ws.analysis(name, folder_name(settings, contrast))
     adjusted = covariates(settings, cohort.schema, contrast)
     sidecar = _sidecar(ws, settings, folder, list(pairs), adjusted)
     if run.dry_run:
@@ -80,8 +80,13 @@ def analyze(
     clock = Stopwatch()
     sidecar.invalidate()
     measures = measure_arms(ws, settings, run, cohort, pairs)
-    effects = estimate_effects(measures, cohort.rows, contrast, placebos, adjusted, settings.seed)
-    several = tables_of_several(measures, cohort, [*others, contrast], adjusted, settings.seed)
+    # Arms made from a scan hold its outcome: they cannot help to predict it.
+    helped = settings.counterfactual.source == "mask"
+    effects = estimate_effects(
+        measures, cohort.rows, contrast, placebos, adjusted, settings.seed, helped=helped
+    )
+    series = [*others, contrast]
+    several = tables_of_several(measures, cohort, series, adjusted, settings.seed, helped)
     informing = subjects_of(contrast, cohort)
     found = Findings(
         contrast=contrast,
@@ -123,10 +128,10 @@ def _sidecar(
     adjusted: list[str],
 ) -> Sidecar:
     """What the analysis depends on: pairs, scans, sentences, and how it is done."""
-    from dgmvlc_cli.pairs import contrast_name
+    from dgmvlc_cli.pairs import folder_name
 
     name, truth = settings.train.model, settings.analyze.truth
-    tables = [ws.contrast(name, contrast_name(one)) / "pairs.tsv" for one in contrasts]
+    tables = [ws.contrast(name, folder_name(settings, one)) / "pairs.tsv" for one in contrasts]
     inputs = {
         "pairs": workspace.sha256_files(tables),
         "scans": workspace.sha256_file(ws.subjects_path),
@@ -174,6 +179,8 @@ def read_pairs(
     from dgmvlc_cli.pairs import pairs_sidecar
 
     command = f"dgmvlc counterfactual {question.options}".rstrip()
+    if settings.counterfactual.source == "scan":
+        command += " --source scan"
     sidecar = pairs_sidecar(ws, settings, cohort, contrast)
     only = (sidecar.previous() or {}).get("inputs", {}).get("only")
     sidecar = pairs_sidecar(ws, settings, cohort, contrast, only)

@@ -44,7 +44,7 @@ def counterfactual(
     generated too: they are what the contrast must beat.
     """
     from dgmvlc_cli.cohort import Question, asked_contrasts, load_cohort, placebo_contrasts
-    from dgmvlc_cli.pairs import contrast_name, pairs_sidecar
+    from dgmvlc_cli.pairs import folder_name, pairs_sidecar
 
     cohort = load_cohort(ws, settings)
     question = Question(
@@ -71,13 +71,14 @@ def counterfactual(
         workspace.write_table(sidecar.outputs[0], table)
         sidecar.write(seconds=clock.seconds, pairs=len(table))
     pairs = sum(len(_rows_of(rows, one)) for one in asked)
-    folders = [ws.contrast(settings.train.model, contrast_name(one)) for one in asked]
+    folders = [ws.contrast(settings.train.model, folder_name(settings, one)) for one in asked]
     summary = [
         f"{'; '.join(one.text for one in asked)}: {pairs} pairs of held-out subjects, "
         f"and {len(rows) - pairs} placebo pairs, in {clock.seconds:.0f} s",
         f"volumes: {', '.join(map(str, folders))}",
         *_cautions(settings, cohort, asked, placebos, subjects),
     ]
+    from_scan = " --source scan" if settings.counterfactual.source == "scan" else ""
     facts = {
         "contrasts": [one.text for one in asked],
         "pairs": pairs,
@@ -87,7 +88,7 @@ def counterfactual(
         stage="counterfactual",
         summary=summary,
         facts=facts,
-        next_command=f"dgmvlc analyze {_options(question, asked)}",
+        next_command=f"dgmvlc analyze {_options(question, asked)}{from_scan}",
     )
 
 
@@ -100,6 +101,11 @@ def _cautions(
 ) -> list[str]:
     """What a reader of these pairs must know."""
     lines = []
+    if settings.counterfactual.source == "scan":
+        lines.append(
+            "from the scan: analyze with `--source scan`; these arms hold the scan itself, so the "
+            "debiased effect is estimated without them"
+        )
     if not placebos:
         lines.append(
             f"no placebos: they are shuffled copies of {cohort.studied}; to study "
@@ -199,7 +205,7 @@ def _pair_plans(
     known: set[str],
 ) -> dict[str, list[PairPlan]]:
     """Subject -> its pairs, with edited sentences and their embeddings."""
-    from dgmvlc_cli.pairs import PairPlan, arm_sentences, contrast_name, subjects_of
+    from dgmvlc_cli.pairs import PairPlan, arm_sentences, folder_name, subjects_of
     from dgmvlc_cli.text.edits import ContradictionError
     from dgmvlc_cli.text.encoders import encode_cached, load_encoder
 
@@ -210,16 +216,18 @@ def _pair_plans(
             if subject in known:
                 # Pack-years of a never smoker are not asked for.
                 with contextlib.suppress(ContradictionError):
-                    said = arm_sentences(
-                        _row(cohort, subject), contrast, cohort.schema, cohort.rows
-                    )
-                    wanted.append((subject, contrast, said))
+                    row = _row(cohort, subject)
+                    pair = arm_sentences(row, contrast, cohort.schema, cohort.rows)
+                    wanted.append((subject, contrast, pair))
     if not wanted:
         raise DgmvlcError(
             f"No held-out subject informs {contrasts[0].text}.",
             "Choose levels that occur in text/prompts.tsv.",
         )
-    texts = sorted({text for _, _, pair in wanted for text in pair})
+    from_scan = settings.counterfactual.source == "scan"
+    own = cohort.sentences
+    said = {text for _, _, pair in wanted for text in pair}
+    texts = sorted(said | {own[subject] for subject, *_ in wanted if from_scan})
     encoder = load_encoder(settings.study.text_encoder)
     _require_encoder(ws, settings, encoder)
     encoded = encode_cached(encoder, texts, ws.text / "embeddings.npz")
@@ -229,9 +237,10 @@ def _pair_plans(
         plan = PairPlan(
             subject=subject,
             contrast=contrast,
-            folder=ws.contrast(settings.train.model, contrast_name(contrast)),
+            folder=ws.contrast(settings.train.model, folder_name(settings, contrast)),
             sentences=sentences,
             embeddings=np.stack([embedding[text] for text in sentences]),
+            factual=(own[subject], embedding[own[subject]]) if from_scan else None,
         )
         plans.setdefault(subject, []).append(plan)
     return plans

@@ -35,7 +35,7 @@ def evaluate(
     """
     from dgmvlc_cli.analysis.axioms import minimality, readouts
     from dgmvlc_cli.cohort import Question, asked_contrasts, load_cohort
-    from dgmvlc_cli.pairs import contrast_name
+    from dgmvlc_cli.pairs import folder_name
     from dgmvlc_cli.stages.analyze import measure_arms, read_pairs
 
     cohort = load_cohort(ws, settings)
@@ -48,10 +48,12 @@ def evaluate(
     )
     contrast = asked_contrasts(settings, cohort, question)[-1]
     pairs = read_pairs(ws, settings, cohort, contrast, question)
-    path = ws.analysis(settings.train.model, contrast_name(contrast)) / "evaluation.tsv"
+    path = ws.analysis(settings.train.model, folder_name(settings, contrast)) / "evaluation.tsv"
     if run.dry_run:
         return dry_run("evaluate", [f"{len(pairs)} pairs -> {path}"])
-    table_of_pairs = ws.contrast(settings.train.model, contrast_name(contrast)) / "pairs.tsv"
+    table_of_pairs = (
+        ws.contrast(settings.train.model, folder_name(settings, contrast)) / "pairs.tsv"
+    )
     inputs = {"pairs": workspace.sha256_file(table_of_pairs), "version": __version__}
     sidecar = Sidecar(path=path.with_suffix(".json"), inputs=inputs, outputs=(path,))
     if not sidecar.is_current() or run.force:

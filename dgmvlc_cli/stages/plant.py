@@ -63,7 +63,7 @@ def plant(
     if not kept:
         workspace.write_json(sibling.plant_path, {"unfinished": True})
         _clear(sibling)
-        tasks = _tasks(ws, settings, sibling, chosen, subjects, chosen_half)
+        tasks = _tasks(ws, sibling, chosen, subjects, chosen_half)
         workspace.write_table(sibling.root / "truth.tsv", _write_scans(tasks, run))
         table = _table(ws, settings, subjects, chosen_half)
         workspace.write_text(sibling.root / "clinical.csv", table.to_csv(index=False))
@@ -151,7 +151,6 @@ def _clear(sibling: Workspace) -> None:
 
 def _tasks(
     ws: Workspace,
-    settings: Settings,
     sibling: Workspace,
     plant: Plant,
     subjects: list[str],
@@ -166,8 +165,6 @@ def _tasks(
             out=sibling.root,
             plant=plant,
             carrier=subject in chosen,
-            grid=settings.preset.grid,
-            spacing_mm=settings.preset.spacing_mm,
         )
         for subject in subjects
     ]

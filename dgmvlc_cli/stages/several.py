@@ -19,6 +19,7 @@ def tables_of_several(
     series: list[Contrast],
     covariates: list[str],
     seed: int,
+    helped: bool,
 ) -> dict[str, pd.DataFrame]:
     """File name -> table: dose.tsv of a numeric attribute; levels.tsv and overlap.tsv of levels.
 
@@ -32,8 +33,12 @@ def tables_of_several(
     values = [series[0].reference, *(one.target for one in series)]
     if series[0].numeric:
         doses = [float(one) for one in values]
-        table = dose_response(measures, cohort.rows, attribute, doses, covariates, seed)
+        table = dose_response(
+            measures, cohort.rows, attribute, doses, covariates, seed, helped=helped
+        )
         return {"dose.tsv": table}
     names = [str(one) for one in values]
-    effects, overlap = level_effects(measures, cohort.rows, attribute, names, covariates, seed)
+    effects, overlap = level_effects(
+        measures, cohort.rows, attribute, names, covariates, seed, helped=helped
+    )
     return {"levels.tsv": effects, "overlap.tsv": overlap}

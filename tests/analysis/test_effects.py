@@ -227,6 +227,24 @@ def test_a_measure_the_mask_holds_fixed_is_not_taken_for_a_prediction(study):
     assert "generator weight 0.00" in debiased(fixed, design, SMOKING, COVARIATES).iloc[0]["method"]
 
 
+def test_arms_made_from_the_scan_do_not_explain_it(study):
+    measures, design = study
+    scans = measures[measures["arm"] == "observed"]
+    # Both arms are the scan itself, moved by 12 HU: a perfect but worthless prediction.
+    arms = [
+        scans.assign(arm=SMOKING.arms[k], seed=0, value=scans["value"] + 12 * k) for k in (0, 1)
+    ]
+    leaking = pd.concat([scans, *arms])
+    free = debiased(leaking, design, SMOKING, COVARIATES, helped=False).iloc[0]
+    plain = observed(leaking, design, SMOKING, COVARIATES).iloc[0]
+    trusting = debiased(leaking, design, SMOKING, COVARIATES).iloc[0]
+    assert trusting["ci_low"] > EFFECT + 15  # what must not happen: sure, and far off
+    assert free["effect"] == pytest.approx(plain["effect"], abs=1)
+    assert "generator weight 0.00" in free["method"]
+    width = plain["ci_high"] - plain["ci_low"]
+    assert free["ci_high"] - free["ci_low"] == pytest.approx(width, rel=0.15)
+
+
 def test_what_cannot_be_estimated_is_missing_with_the_reason(study):
     measures, design = study
     few = design.assign(smoking=np.where(np.arange(96) < 93, *LEVELS))

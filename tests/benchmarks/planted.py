@@ -85,7 +85,7 @@ def grow(scan: Volume, mask: np.ndarray, rng: np.random.Generator) -> tuple[Volu
     shape, spacing = scan.hu.shape, np.asarray(scan.spacing_mm)
     places = np.indices(shape, dtype=np.float64)
     centre = (np.asarray(shape) - 1).reshape(3, 1, 1, 1) / 2
-    zoom = (1 + 0.06 * rng.normal(size=3)).reshape(3, 1, 1, 1)
+    zoom = (1.08 + 0.05 * rng.normal(size=3)).reshape(3, 1, 1, 1)
     places = centre + (places - centre) * zoom
     for axis in range(3):
         field = ndimage.gaussian_filter(rng.normal(size=shape), WARP_SMOOTH_MM / spacing)
