@@ -24,6 +24,7 @@ from dgmvlc_cli.text.edits import bundle_values, edit_row
 from dgmvlc_cli.text.schema import Schema
 from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace, slug
 
+ARMS = ("reference", "target")
 TIME_SHIFT = 6.0  # of the sampler's steps: most of them where the level of the lung is decided
 
 
@@ -214,6 +215,64 @@ def generate_task(task: SubjectTask) -> list[dict[str, Any]]:
     return [row for plan in task.pairs for row in _rows(plan, task)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReturnTask:
+    """Pairs of one fold to be led back from the target to the reference sentence.
+
+    rows: of pairs.tsv.  embeddings: sentence -> (E,).
+    """
+
+    workspace: Workspace
+    model_folder: Path
+    rows: tuple[dict[str, Any], ...]
+    embeddings: dict[str, np.ndarray]
+    sampling: Sampling
+
+
+def return_task(task: ReturnTask) -> list[dict[str, Any]]:
+    """There and back: the target arm is inverted under its sentence and sampled under the other's.
+
+    Returns subject, error_hu and shift_hu: mean absolute and mean signed difference in the lungs
+    between what came back and the reference arm.  The noise is another one than the arms were
+    sampled with.  Source: reversibility of Monteiro et al. 2023, arXiv:2303.01274.
+    """
+    generator = Generator.from_pretrained(task.model_folder)
+    found = []
+    for start in range(0, len(task.rows), task.sampling.batch_size):
+        rows = task.rows[start : start + task.sampling.batch_size]
+        paths = [[task.workspace.root / row[f"{a}_path"] for row in rows] for a in ARMS]
+        reference, target = (np.stack([read_volume(one).hu for one in arm]) for arm in paths)
+        labels = np.stack([_placed(task.workspace, row["subject"], generator)[1] for row in rows])
+        said = [np.stack([task.embeddings[row[f"{a}_sentence"]] for row in rows]) for a in ARMS]
+        shape = generator.noise_shape()
+        noises = np.stack(
+            [noise(task.sampling.seed, f"back {row['subject']}", 0, shape) for row in rows]
+        )
+        how = _how(task.sampling)
+        how["residuals"] = invert(generator, target, noises, labels, said[1], task.sampling)
+        back = generator.generate(noises, labels, said[0], **how)
+        lungs = np.isin(labels, LUNGS)
+        for k, row in enumerate(rows):
+            missed = (back[k] - reference[k])[lungs[k]]
+            found.append(
+                {
+                    "subject": row["subject"],
+                    "error_hu": float(np.abs(missed).mean()),
+                    "shift_hu": float(missed.mean()),
+                }
+            )
+    return found
+
+
+def _how(sampling: Sampling) -> dict[str, Any]:
+    """Options of the sampler."""
+    return {
+        "steps": sampling.steps,
+        "shift": sampling.shift,
+        "guidance_scale": sampling.guidance_scale,
+    }
+
+
 def _placed(ws: Workspace, subject: str, generator: Generator) -> tuple[Volume, np.ndarray]:
     """The subject's scan and mask on the generator's grid."""
     volume = read_volume(ws.ct_path(subject))
@@ -264,11 +323,7 @@ def _sample(
     shape = generator.noise_shape()
     noises = np.stack([noise(sampling.seed, one.subject, one.draw, shape) for one in batch])
     labels = np.stack([masks[one.subject][1] for one in batch])
-    how: dict[str, Any] = {
-        "steps": sampling.steps,
-        "shift": sampling.shift,
-        "guidance_scale": sampling.guidance_scale,
-    }
+    how = _how(sampling)
     if batch[0].factual is not None:
         first = {(one.subject, one.draw): k for k, one in reversed(list(enumerate(batch)))}
         found = invert(

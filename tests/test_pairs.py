@@ -11,7 +11,15 @@ import pytest
 from dgmvlc_cli.analysis.contrasts import Contrast
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.imaging.volume import Tissue, Volume, read_volume, write_labels, write_volume
-from dgmvlc_cli.pairs import PairPlan, Sampling, SubjectTask, generate_task, noise
+from dgmvlc_cli.pairs import (
+    PairPlan,
+    ReturnTask,
+    Sampling,
+    SubjectTask,
+    generate_task,
+    noise,
+    return_task,
+)
 from dgmvlc_cli.workspace import Workspace, read_json
 
 GRID = (8, 6, 8)
@@ -155,3 +163,37 @@ def test_differences_are_target_less_reference(task, model):
         difference == volume(chosen, rows[0], "target") - volume(chosen, rows[0], "reference")
     ).all()
     assert Path(plan.difference_path(1)).exists()
+
+
+def test_there_and_back_returns_to_the_reference(task, model):
+    model(Invertible())
+    chosen = task()
+    rows = [row for row in generate_task(chosen) if row["seed"] == 0]
+    embeddings = {
+        said: embedding
+        for plan in chosen.pairs
+        for said, embedding in zip(plan.sentences, plan.embeddings, strict=True)
+    }
+    back = return_task(
+        ReturnTask(
+            workspace=chosen.workspace,
+            model_folder=chosen.model_folder,
+            rows=tuple(rows),
+            embeddings=embeddings,
+            sampling=chosen.sampling,
+        )
+    )
+    assert [row["subject"] for row in back] == [row["subject"] for row in rows]
+    # Volumes hold whole HU, so a difference of two may be off by one.
+    assert max(row["error_hu"] for row in back) < 0.6
+    swapped = {said: np.array([0.0], np.float32) for said in embeddings}
+    wrong = return_task(
+        ReturnTask(
+            workspace=chosen.workspace,
+            model_folder=chosen.model_folder,
+            rows=tuple(rows[:2]),
+            embeddings=swapped,
+            sampling=chosen.sampling,
+        )
+    )
+    assert [row["shift_hu"] for row in wrong] == pytest.approx([-10, -20], abs=0.6)

@@ -18,6 +18,7 @@ from scipy import stats
 
 from dgmvlc_cli.analysis import debias
 from dgmvlc_cli.analysis.contrasts import MIN_SUBJECTS, Contrast, dose, is_number
+from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
 from dgmvlc_cli.analysis.readings import Readings
 from dgmvlc_cli.analysis.zones import CONTROL_REGIONS, LUNG_REGIONS, regions
 from dgmvlc_cli.workspace import generator
@@ -271,3 +272,47 @@ def minimality(moved: pd.DataFrame) -> pd.DataFrame:
         for name, column in moved.items()
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def against_truth(
+    measures: pd.DataFrame | Readings, truth: pd.DataFrame, contrast: Contrast
+) -> pd.DataFrame:
+    """Each subject's pair beside the subject's own true counterfactual: `COLUMNS`.
+
+    truth: columns subject, attribute, from, to, measure, region, change (of a simulator or plant).
+    bias: model-implied less true change of the primary measure, by region; scale: the true change.
+    pattern: correlation between the two over the lung regions of one subject.  Empty where the
+    truth knows nothing of this contrast.
+    """
+    reference, target = _arms(Readings.of(measures), contrast)
+    change = (target - reference).xs(PRIMARY_MEASURE, axis=1, level=0)
+    known = truth[
+        (truth["attribute"] == contrast.attribute)
+        & (truth["from"].astype(str) == str(contrast.reference))
+        & (truth["to"].astype(str) == str(contrast.target))
+        & (truth["measure"] == PRIMARY_MEASURE)
+    ]
+    true = known.assign(subject=known["subject"].astype(str))
+    true = true.pivot(index="subject", columns="region", values="change")
+    subjects, places = (
+        change.index.intersection(true.index),
+        change.columns.intersection(true.columns),
+    )
+    rows = []
+    if len(subjects) and len(places):
+        change, true = change.loc[subjects, places], true.loc[subjects, places]
+        said = "model-implied less true change of each subject"
+        for region in places:
+            error = (change[region] - true[region]).to_numpy()
+            scale = float(true[region].mean())
+            rows.append(interval_row("bias", region, error, "HU", scale, said))
+        pattern = change.T.corrwith(true.T).to_numpy()
+        said = "correlation over the lung regions of each subject"
+        rows.append(interval_row("pattern", "all regions", pattern, "correlation", 1.0, said))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def returned(kind: str, what: str, values: pd.Series, method: str) -> pd.DataFrame:
+    """One row of `COLUMNS` in HU from a value for each subject."""
+    row = interval_row(kind, what, values.to_numpy(dtype=float), "HU", float("nan"), method)
+    return pd.DataFrame([row], columns=list(COLUMNS))

@@ -16,6 +16,7 @@ from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace
 if TYPE_CHECKING:
     from dgmvlc_cli.analysis.contrasts import Contrast
     from dgmvlc_cli.cohort import Cohort
+    from dgmvlc_cli.pairs import ReturnTask
 
 
 def evaluate(
@@ -64,7 +65,10 @@ def evaluate(
         parts = [
             readouts(measures, cohort.rows, contrast, others, settings.seed),
             minimality(_moved(ws, pairs, run)),
+            *_composition(pairs),
             _reversibility(cohort, contrast, pairs),
+            *_images_back(ws, settings, run, pairs),
+            *_truth(ws, settings, measures, contrast),
         ]
         workspace.write_table(path, pd.concat(parts, ignore_index=True))
         sidecar.write(seconds=clock.seconds)
@@ -139,6 +143,83 @@ def _reversibility(cohort: Cohort, contrast: Contrast, pairs: pd.DataFrame) -> p
         "the row edited to the target and back says what the reference arm said",
     )
     return pd.DataFrame([row], columns=list(COLUMNS))
+
+
+def _composition(pairs: pd.DataFrame) -> list[pd.DataFrame]:
+    """What no edit makes of the scan; only pairs from the scan have a scan to return to."""
+    from dgmvlc_cli.analysis.axioms import returned
+
+    errors = pairs.groupby("subject")["reconstruction_error_hu"].mean()
+    if errors.isna().all():
+        return []
+    said = "mean absolute difference in the lungs, scan and reconstruction without an edit"
+    return [returned("composition", "image", errors, said)]
+
+
+def _images_back(
+    ws: Workspace, settings: Settings, run: Run, pairs: pd.DataFrame
+) -> list[pd.DataFrame]:
+    """The first draw's target arms led back to the reference sentence, where the model can."""
+    from dgmvlc_cli.analysis.axioms import returned
+    from dgmvlc_cli.generators.model import Generator
+    from dgmvlc_cli.pairs import return_task
+
+    if not hasattr(Generator, "invert"):
+        return []
+    rows: list[dict[str, Any]] = []
+    for outcome in parallel.run(return_task, _return_tasks(ws, settings, pairs), run.workers):
+        if outcome.error is not None:
+            raise outcome.error
+        rows += outcome.result or []
+    found = pd.DataFrame(rows).set_index("subject").sort_index()
+    said = "target arm led back to the reference sentence, {} in the lungs"
+    absolute, signed = said.format("mean absolute difference"), said.format("mean difference")
+    return [
+        returned("reversibility", "image", found["error_hu"], absolute),
+        returned("reversibility", "level", found["shift_hu"], signed),
+    ]
+
+
+def _return_tasks(ws: Workspace, settings: Settings, pairs: pd.DataFrame) -> list[ReturnTask]:
+    from dgmvlc_cli.pairs import ARMS, ReturnTask, Sampling
+    from dgmvlc_cli.text.encoders import encode_cached, load_encoder
+
+    first = pairs[pairs["seed"] == 0]
+    texts = sorted({text for arm in ARMS for text in first[f"{arm}_sentence"]})
+    encoder = load_encoder(settings.study.text_encoder)
+    encoded = encode_cached(encoder, texts, ws.text / "embeddings.npz")
+    sampling = Sampling(
+        seed=settings.seed,
+        seeds=1,
+        steps=int(pairs["steps"].iloc[0]),
+        guidance_scale=float(pairs["guidance_scale"].iloc[0]),
+        batch_size=settings.counterfactual.batch_size,
+    )
+    tasks = []
+    for fold in sorted(first["fold"].unique()):
+        rows: list[dict] = first[first["fold"] == fold].to_dict("records")
+        tasks.append(
+            ReturnTask(
+                workspace=ws,
+                model_folder=ws.fold(settings.train.model, int(fold)),
+                rows=tuple(rows),
+                embeddings=dict(zip(texts, encoded, strict=True)),
+                sampling=sampling,
+            )
+        )
+    return tasks
+
+
+def _truth(
+    ws: Workspace, settings: Settings, measures: pd.DataFrame, contrast: Contrast
+) -> list[pd.DataFrame]:
+    """Pairs beside each subject's true counterfactual, where the settings name a truth."""
+    from dgmvlc_cli.analysis.axioms import against_truth
+
+    if settings.analyze.truth is None or contrast.joint:
+        return []
+    truth = workspace.read_table(ws.root / settings.analyze.truth, dtype={"subject": str})
+    return [against_truth(measures, truth, contrast)]
 
 
 def _words(table: pd.DataFrame) -> list[str]:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dgmvlc_cli.analysis.axioms import COLUMNS, minimality, moved_hu, readouts, ridge
+from dgmvlc_cli.analysis.axioms import COLUMNS, against_truth, minimality, moved_hu, readouts, ridge
 from dgmvlc_cli.analysis.contrasts import Contrast, joint_edit
 from dgmvlc_cli.imaging.volume import Tissue
 
@@ -133,3 +133,22 @@ def test_movement_is_the_mean_absolute_difference_of_each_tissue():
     assert table.loc["lungs", "value"] == 9
     assert table.loc["body", ["value", "ci_low", "ci_high", "scale"]].tolist() == [0, 0, 0, 9]
     assert np.isnan(table.loc["airway", "value"])
+
+
+def test_each_pair_stands_beside_the_subjects_own_truth():
+    measures, design = study(-15.0)
+    truth = pd.DataFrame(
+        [
+            (subject, "smoking", "never", "current", "mean_hu", region, change)
+            for subject in design.index
+            for region, change in (("upper", -20.0), ("lower", 0.0), ("lungs", -8.0))
+        ],
+        columns=["subject", "attribute", "from", "to", "measure", "region", "change"],
+    )
+    table = against_truth(measures, truth, SMOKING).set_index(["property", "what"])
+    bias = table.loc["bias"]
+    assert bias["value"].to_dict() == pytest.approx({"upper": 5, "lower": 0, "lungs": 8}, abs=1e-9)
+    assert bias.loc["upper", "scale"] == -20
+    expected = np.corrcoef([-15, 0, 0], [-20, 0, -8])[0, 1]
+    assert table.loc[("pattern", "all regions"), "value"] == pytest.approx(expected)
+    assert against_truth(measures, truth.assign(attribute="age"), SMOKING).empty
