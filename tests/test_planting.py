@@ -98,6 +98,7 @@ def test_the_same_commands_find_the_plant_and_the_report_says_so(planted):
     assert row["slope"] == pytest.approx(row["debiased"] / row["truth"])
     assert row["found"]
     assert row["debiased_covers"]
+    assert set(workspace.read_table(folder / "overlap.tsv")["level"]) == {WITH, WITHOUT}
     said = json.loads((folder / "analysis.json").read_text())["verdict"]
     assert any("planted 40 HU as measured, recovered" in one for one in said)
 

@@ -23,6 +23,7 @@ from dgmvlc_cli.analysis.contrasts import (
     dose,
     unique_subjects,
 )
+from dgmvlc_cli.analysis.levels import OVERLAP_COLUMNS, overlap_rows
 from dgmvlc_cli.analysis.mixed import fit_mixed
 from dgmvlc_cli.analysis.readings import Readings
 from dgmvlc_cli.analysis.zones import CONTROL_REGIONS
@@ -462,24 +463,17 @@ def balance(
 
 def overlap(
     design: pd.DataFrame, contrast: Contrast, covariates: Sequence[str], seed: int = 0
-) -> dict[str, float]:
-    """How much the two groups have in common; empty where `balance` is.
+) -> pd.DataFrame:
+    """How much the two groups have in common: a row for each, as `levels.diagnose_overlap` has it.
 
-    n_reference, n_target; propensity_low, propensity_high: range of the cross-fitted e(x);
-    effective_n: Kish's effective number of subjects under overlap weights, of n in all.
+    Empty where `balance` is.  propensity: the cross-fitted chance of standing in this group.
     """
     groups = _groups(design, contrast, covariates, seed)
     if groups is None:
-        return {}
+        return pd.DataFrame(columns=list(OVERLAP_COLUMNS))
     a, _, e = groups
-    weight = np.abs(a - e)
-    return {
-        "n_reference": int((a == 0).sum()),
-        "n_target": int((a == 1).sum()),
-        "propensity_low": float(e.min()),
-        "propensity_high": float(e.max()),
-        "effective_n": float(weight.sum() ** 2 / (weight**2).sum()),
-    }
+    names = (str(contrast.reference), str(contrast.target))
+    return overlap_rows(names, a.astype(int), np.column_stack([1 - e, e]))
 
 
 def _groups(

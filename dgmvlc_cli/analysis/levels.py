@@ -20,7 +20,7 @@ from dgmvlc_cli.analysis.contrasts import MIN_SUBJECTS, SUBJECTS_PER_COEFFICIENT
 from dgmvlc_cli.analysis.debias import Fit, with_intercept
 
 # Below this share of its subjects that count, a level is compared through a few look-alikes.
-LEAST_EFFECTIVE_SHARE = 0.5
+LEAST_EFFECTIVE_SHARE, MOST_RAISED = 0.5, 0.1
 
 
 @dataclass(frozen=True)
@@ -199,34 +199,56 @@ def levels_of(
     return Levels(attribute, tuple(names), codes, encode(design.loc[codes.index], adjusted))
 
 
-def diagnose_overlap(levels: Levels, splits: list[LevelSplit]) -> pd.DataFrame:
-    """How much the levels have in common: level, n, propensity_low, propensity_high, raised,
-    effective_n, overlap.
+OVERLAP_COLUMNS = (
+    "level",
+    "n",
+    "propensity_low",
+    "propensity_high",
+    "raised",
+    "effective_n",
+    "overlap",
+)
 
-    propensity_low and _high: range of the chance of this level over *all* subjects.  raised: share
-    of subjects whose chance was below `debias.CLIP`.  effective_n: Kish's effective number of the
-    level's own subjects under the weights h / e.  overlap: "good", or "limited" where it is below
-    `LEAST_EFFECTIVE_SHARE` of n or more than a tenth of the subjects was raised.
-    """
+
+def diagnose_overlap(levels: Levels, splits: list[LevelSplit]) -> pd.DataFrame:
+    """How much the levels have in common: `overlap_rows` of the median propensity over splits."""
     e = np.median([split.propensity for split in splits], axis=0)
-    h, codes = tilt(e), levels.codes.to_numpy()
+    return overlap_rows(levels.names, levels.codes.to_numpy(), e)
+
+
+def overlap_rows(names: Sequence[str], codes: np.ndarray, e: np.ndarray) -> pd.DataFrame:
+    """A row for each level: `OVERLAP_COLUMNS`.
+
+    codes: (n,) which level.  e: (n, L) chance of each level.  propensity_low and _high: its range
+    over *all* subjects.  raised: share of subjects whose chance was at or below `debias.CLIP`.
+    effective_n: Kish's effective number of the level's own subjects under the weights h / e.
+    overlap: "good", or "limited" where that is below `LEAST_EFFECTIVE_SHARE` of n or more than
+    `MOST_RAISED` of the subjects were raised.
+    """
+    h = tilt(e)
     rows = []
-    for code, name in enumerate(levels.names):
+    for code, name in enumerate(names):
         own = codes == code
         weight = h[own] / e[own, code]
         effective = float(weight.sum() ** 2 / (weight**2).sum())
         raised = float(np.mean(e[:, code] <= debias.CLIP * (1 + 1e-9)))
-        good = effective >= LEAST_EFFECTIVE_SHARE * own.sum() and raised <= 0.1
+        good = effective >= LEAST_EFFECTIVE_SHARE * own.sum() and raised <= MOST_RAISED
         low, high = float(e[:, code].min()), float(e[:, code].max())
         kind = "good" if good else "limited"
         rows.append((name, int(own.sum()), low, high, raised, effective, kind))
-    columns = [
-        "level",
-        "n",
-        "propensity_low",
-        "propensity_high",
-        "raised",
-        "effective_n",
-        "overlap",
+    return pd.DataFrame(rows, columns=list(OVERLAP_COLUMNS))
+
+
+def overlap_words(table: pd.DataFrame) -> list[str]:
+    """A sentence on the levels whose overlap is limited; none where all is well."""
+    limited = table[table["overlap"] == "limited"]
+    said = [
+        f"{row['level']} ({row['effective_n']:.0f} effective of {row['n']} subjects)"
+        for row in limited.to_dict("records")
     ]
-    return pd.DataFrame(rows, columns=columns)
+    if not said:
+        return []
+    return [
+        f"Limited overlap: few subjects have comparable covariates at {' and '.join(said)}; the "
+        "debiased effect speaks of those who have."
+    ]

@@ -290,6 +290,7 @@ def _contents(
 ) -> ReportContents:
     """Everything that the report shows, gathered from the workspace."""
     from dgmvlc_cli.analysis.effects import balance
+    from dgmvlc_cli.analysis.levels import overlap_words
     from dgmvlc_cli.analysis.trust import summary_sentence
     from dgmvlc_cli.cohort import read_folds
     from dgmvlc_cli.report import assemble
@@ -309,6 +310,7 @@ def _contents(
         verdict=[
             summary_sentence(found.verdicts, found.effects),
             *_planted_sentence(ws, found),
+            *overlap_words(found.several.get("overlap.tsv", pd.DataFrame({"overlap": []}))),
             *assemble.calibration_sentence(fit),
         ],
         verdicts=found.verdicts,

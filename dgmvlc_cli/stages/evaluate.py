@@ -149,9 +149,9 @@ def _composition(pairs: pd.DataFrame) -> list[pd.DataFrame]:
     """What no edit makes of the scan; only pairs from the scan have a scan to return to."""
     from dgmvlc_cli.analysis.axioms import returned
 
-    errors = pairs.groupby("subject")["reconstruction_error_hu"].mean()
-    if errors.isna().all():
+    if pairs.get("source", pd.Series(["mask"])).iloc[0] != "scan":
         return []
+    errors = pairs.groupby("subject")["reconstruction_error_hu"].mean()
     said = "mean absolute difference in the lungs, scan and reconstruction without an edit"
     return [returned("composition", "image", errors, said)]
 

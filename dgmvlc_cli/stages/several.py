@@ -1,4 +1,4 @@
-"""What the analysis writes besides, where more than two levels of an attribute were asked for."""
+"""What the analysis writes besides: overlap of the groups, and tables of more than two levels."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ def tables_of_several(
     seed: int,
     helped: bool,
 ) -> dict[str, pd.DataFrame]:
-    """File name -> table: dose.tsv of a numeric attribute; levels.tsv and overlap.tsv of levels.
+    """File name -> table: dose.tsv of a numeric attribute; levels.tsv of levels; overlap.tsv.
 
-    series: contrasts of one attribute, each from the same first value; nothing for a single one.
+    series: contrasts of one attribute, each from the same first value.
     """
+    from dgmvlc_cli.analysis.effects import overlap as overlap_of_two
     from dgmvlc_cli.analysis.several import dose_response, level_effects
 
     if len(series) < 2:
-        return {}
+        table = overlap_of_two(cohort.rows, series[0], covariates, seed)
+        return {} if table.empty else {"overlap.tsv": table}
     attribute = series[0].attribute
     values = [series[0].reference, *(one.target for one in series)]
     if series[0].numeric:

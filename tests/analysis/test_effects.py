@@ -296,9 +296,12 @@ def test_overlap_weights_balance_the_covariates(study):
     assert table["smd_raw"].abs().max() > 0.3
     assert table["smd_weighted"].abs().max() < 0.5 * table["smd_raw"].abs().max()
     shared = overlap(design, SMOKING, COVARIATES)
-    assert shared["n_reference"] + shared["n_target"] == 96
-    assert 0 < shared["propensity_low"] < shared["propensity_high"] < 1
-    assert shared["effective_n"] <= 96
+    assert list(shared["level"]) == list(LEVELS)
+    assert shared["n"].sum() == 96
+    assert (shared["propensity_low"] > 0).all() and (shared["propensity_high"] < 1).all()
+    assert (shared["effective_n"] <= shared["n"]).all()
+    assert set(shared["overlap"]) == {"good"}
+    assert overlap(design, Contrast("age", 51, 69), ["sex"]).empty
     assert balance(design, Contrast("age", 51, 69), ["sex"]).empty
 
 

@@ -97,6 +97,10 @@ def test_overlap_is_called_limited_where_a_level_has_other_covariates():
         )
         table = levels.diagnose_overlap(subjects, splits).set_index("level")
         assert (table["effective_n"] <= table["n"] + 1e-9).all()
+        said = " ".join(levels.overlap_words(table.reset_index()))
+        assert [name for name in names if name in said] == [
+            name for name in names if table.loc[name, "overlap"] == "limited"
+        ]
         return table["overlap"]
 
     assert set(found(design)) == {"good"}
