@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--model", default=None, help="generator family (default: the settings')")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
-    intervals, tests, left_out = [], [], []
+    intervals, tests, said, left_out = [], [], [], []
     for folder in chosen.workspaces:
         try:
             one = Finished(folder, chosen.model)
@@ -61,7 +61,8 @@ def main() -> None:
             continue
         intervals += list(one.intervals())
         tests += list(one.tests())
-    summary = summarise(pd.DataFrame(intervals), pd.DataFrame(tests))
+        said += list(one.verdicts())
+    summary = summarise(pd.DataFrame(intervals), pd.DataFrame(tests), pd.DataFrame(said))
     pd.set_option("display.width", 250, "display.max_columns", 30, "display.max_rows", 500)
     for title, table in summary.items():
         print(f"\n{title}\n{table.round(3).to_string(index=False)}")
@@ -81,6 +82,7 @@ class Finished:
         self.model = model or self.settings.train.model
         analysis = self.ws.analysis(self.model, contrast_name(self.contrast))
         self.effects = read_table(analysis / "effects.tsv")
+        self.said = read_table(analysis / "verdicts.tsv")
         self.truth = read_table(analysis / "truth.tsv").set_index(["measure", "region"])["truth"]
         self.readings = Readings.of(
             read_table(analysis / "measures.tsv", dtype={"subject": str, "reason": str})
@@ -181,6 +183,14 @@ class Finished:
             for region in REGIONS:
                 yield self._test("placebo", "naive", region, self._p_naive(placebo, region))
 
+    def verdicts(self) -> Iterator[dict[str, Any]]:
+        """The verdict on mean HU in every region, and whether anything was there."""
+        for row in self.said[self.said["measure"] == MEASURE].to_dict("records"):
+            if row["region"] in REGIONS:
+                true = abs(self.truth[MEASURE, row["region"]])
+                there = "planted" if true >= NOTHING_HU else "nothing"
+                yield {**self.group, "there": there, "verdict": row["verdict"]}
+
     def _placebos_among_themselves(self) -> Iterator[dict[str, Any]]:
         """Each placebo taken for the studied effect, calibrated by the other ones."""
         rows = self.effects[self.effects["kind"] == "placebo"]
@@ -201,7 +211,9 @@ class Finished:
         return {**self.group, **named, "p": p}
 
 
-def summarise(intervals: pd.DataFrame, tests: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def summarise(
+    intervals: pd.DataFrame, tests: pd.DataFrame, said: pd.DataFrame
+) -> dict[str, pd.DataFrame]:
     """The tables that are printed."""
     if intervals.empty:
         raise SystemExit("no finished workspace was found")
@@ -239,6 +251,9 @@ def summarise(intervals: pd.DataFrame, tests: pd.DataFrame) -> dict[str, pd.Data
         "recovery slope where something was planted": recovered.reset_index(),
         "false positives at 5 %": rates.reset_index(),
         "false positives at 5 %, studied and placebo together": all_rates.reset_index(),
+        "verdicts": said.value_counts(["model", "fusion", "cohort", "there", "verdict"])
+        .sort_index()
+        .reset_index(),
     }
 
 
