@@ -110,8 +110,8 @@ def test_a_numeric_attribute_gets_the_slope_and_no_average_effect():
     assert np.isnan(got.average.effect[0])
 
 
-# DoubleML 0.11.4 on the same tables: linear learners, 10 folds, median of 25 repetitions, normalised
-# weights; coefficient and standard error of draws 0 and 1 (see tests/benchmarks/estimators.py).
+# DoubleML 0.11.4 on the same tables: linear learners, 10 folds, median of 25 repetitions, weights
+# normalised; coefficient and standard error of draws 0 and 1 (see tests/benchmarks/estimators.py).
 DOUBLEML_IRM = ((-20.02317, 1.65636), (-19.49226, 1.44384))
 DOUBLEML_PLR = ((-2.955838, 0.0505625), (-3.012403, 0.0462639))
 
