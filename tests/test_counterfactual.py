@@ -11,6 +11,7 @@ import pytest
 from commands import dgmvlc
 
 from dgmvlc_cli import workspace
+from dgmvlc_cli.generators.model import Generator
 from dgmvlc_cli.imaging.volume import read_volume
 
 ONE = ("--workers", "1")
@@ -171,3 +172,24 @@ def test_the_pairs_are_evaluated_by_what_real_scans_show(root):
     before = (folder / "evaluation.tsv").stat().st_mtime_ns
     dgmvlc("evaluate", "-w", str(root), *ONE)
     assert (folder / "evaluation.tsv").stat().st_mtime_ns == before
+
+
+@pytest.mark.skipif(not hasattr(Generator, "invert"), reason="no family knows the way back yet")
+def test_from_the_scan_no_edit_returns_it_and_the_outcome_does_not_leak(root, monkeypatch):
+    monkeypatch.setattr("dgmvlc_cli.report.html.write_report", lambda folder, contents: None)
+    asked = ("--source", "scan", "-w", str(root), *ONE)
+    done = dgmvlc("counterfactual", *asked)
+    assert "--source scan" in done.stdout
+    pairs = pairs_of(root, "planted_ivory_amber_from-scan")
+    assert (pairs["source"] == "scan").all()
+    assert pairs["reconstruction_error_hu"].max() < 5
+    dgmvlc("analyze", *asked)
+    dgmvlc("evaluate", *asked)
+    folder = root / "analysis" / "flow" / "planted_ivory_amber_from-scan"
+    effects = workspace.read_table(folder / "effects.tsv")
+    own = effects[(effects["kind"] == "debiased") & effects["effect"].notna()]
+    assert own["method"].str.contains("generator weight 0.00").all()
+    table = workspace.read_table(folder / "evaluation.tsv").set_index(["property", "what"])
+    assert table.loc[("composition", "image"), "value"] < 5
+    assert np.isfinite(table.loc[("reversibility", "image"), "value"])
+    assert np.isfinite(table.loc[("bias", "lungs"), "value"])
