@@ -63,6 +63,18 @@ AttributeOption = Annotated[
 FromOption = Annotated[
     str | None, typer.Option("--from", help="Reference level (default: the study's).")
 ]
+ValuesOption = Annotated[
+    str | None,
+    typer.Option("--values", help="Several levels or numbers, for example 45,55,65,75."),
+]
+EditOption = Annotated[
+    list[str] | None,
+    typer.Option("--edit", help="attribute=value; repeat it to change several together."),
+]
+SourceOption = Annotated[
+    str | None,
+    typer.Option("--source", help="mask (a new scan under the mask) or scan (the scan, edited)."),
+]
 ToOption = Annotated[str | None, typer.Option("--to", help="Target level (default: the study's).")]
 
 
@@ -111,6 +123,21 @@ def phantom(
     subjects: Annotated[int, typer.Option("--subjects", min=1, help="Number of subjects.")] = 192,
     spacing: Annotated[float, typer.Option("--spacing", help="Voxel size in mm.")] = 4.0,
     null: Annotated[bool, typer.Option("--null", help="Plant no effect at all.")] = False,
+    effect_hu: Annotated[
+        float, typer.Option("--effect-hu", help="What current smoking does to the upper third.")
+    ] = -30.0,
+    confounding: Annotated[
+        float,
+        typer.Option(
+            "--confounding", min=0, help="How much denser women and the young are: 0 not, 1 usual."
+        ),
+    ] = 1.0,
+    truth_spacing: Annotated[
+        float | None,
+        typer.Option(
+            "--truth-spacing", help="Grid of the truth in mm.", show_default="the scans' own"
+        ),
+    ] = None,
     seed: NewSeedOption = 0,
     workers: WorkersOption = None,
     force: ForceOption = False,
@@ -124,7 +151,17 @@ def phantom(
     from dgmvlc_cli.phantom import PhantomSettings
     from dgmvlc_cli.stages.demo import phantom
 
-    settings = PhantomSettings(subjects=subjects, spacing_mm=spacing, null=null, seed=seed)
+    usual = PhantomSettings()
+    settings = PhantomSettings(
+        subjects=subjects,
+        spacing_mm=spacing,
+        null=null,
+        seed=seed,
+        current_upper_hu=effect_hu,
+        age_hu_per_year=confounding * usual.age_hu_per_year,
+        female_hu=confounding * usual.female_hu,
+        truth_spacing_mm=truth_spacing,
+    )
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
     _finish(phantom(out, settings, run), as_json)
 
@@ -221,7 +258,11 @@ def describe(
 
     ws, settings = _settings(workspace, seed, study={"placebos": placebos})
     if edits or given or subject:
-        changes = _assignments([*(edits or []), *(given or [])])
+        changes = {
+            name: str(value) for name, value in _edits([*(edits or []), *(given or [])]).items()
+        }
+        if not changes:
+            raise typer.BadParameter("name what to change: --edit ATTRIBUTE=LEVEL")
         return _finish(stages.edit(ws, settings, subject, changes), as_json, workspace)
     run = _run(force=force, dry_run=dry_run, as_json=as_json)
     if probe or encoder:
@@ -271,6 +312,16 @@ def counterfactual(
     attribute: AttributeOption = None,
     reference: FromOption = None,
     target: ToOption = None,
+    values: ValuesOption = None,
+    edit: EditOption = None,
+    source: SourceOption = None,
+    subjects: Annotated[
+        str | None, typer.Option("--subjects", help="Only these held-out subjects: a,b,c.")
+    ] = None,
+    differences: Annotated[
+        bool | None,
+        typer.Option("--differences", help="Also write target less reference as volumes."),
+    ] = None,
     workspace: WorkspaceOption = Path(),
     seeds: Annotated[
         int | None, typer.Option("--seeds", min=1, help="Noise draws per subject.")
@@ -287,16 +338,32 @@ def counterfactual(
 ) -> None:
     """Synthesise pairs that differ in one attribute: same mask, same noise, held-out subjects.
 
+    Several levels or a dose: --attribute age --values 45,55,65,75.  Several attributes together,
+    against each subject's own row: --edit smoking="current smoker" --edit pack_years=40.
+
     Example: [green]dgmvlc counterfactual --attribute smoking
     --from "never smoker" --to "current smoker"[/green]
     """
     from dgmvlc_cli import stages
 
-    values = {"seeds": seeds, "guidance_scale": guidance}
-    ws, settings = _settings(workspace, seed, counterfactual=values)
+    chosen = {
+        "seeds": seeds,
+        "guidance_scale": guidance,
+        "differences": differences,
+        "source": source,
+    }
+    ws, settings = _settings(workspace, seed, counterfactual=chosen)
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
     result = stages.counterfactual(
-        ws, settings, run, attribute=attribute, reference=reference, target=target
+        ws,
+        settings,
+        run,
+        attribute=attribute,
+        reference=reference,
+        target=target,
+        values=_listed(values),
+        edits=_edits(edit or []),
+        subjects=_listed(subjects) or None,
     )
     _finish(result, as_json, workspace)
 
@@ -306,6 +373,13 @@ def analyze(
     attribute: AttributeOption = None,
     reference: FromOption = None,
     target: ToOption = None,
+    values: ValuesOption = None,
+    edit: EditOption = None,
+    source: SourceOption = None,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Before training: which effect could this cohort show?"),
+    ] = False,
     workspace: WorkspaceOption = Path(),
     workers: WorkersOption = None,
     seed: SeedOption = None,
@@ -315,16 +389,102 @@ def analyze(
 ) -> None:
     """Measure real scans and pairs, estimate the effects four ways, write the report.
 
+    With --plan no model is needed: it tells which effect the cohort's own spread would let you see.
+
     Example: [green]dgmvlc analyze --attribute smoking[/green]
     """
     from dgmvlc_cli import stages
+    from dgmvlc_cli.stages.plan import plan as plan_stage
+
+    ws, settings = _settings(workspace, seed, counterfactual={"source": source})
+    run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
+    result = (plan_stage if plan else stages.analyze)(
+        ws,
+        settings,
+        run,
+        attribute=attribute,
+        reference=reference,
+        target=target,
+        values=_listed(values),
+        edits=_edits(edit or []),
+    )
+    _finish(result, as_json, workspace)
+
+
+@app.command()
+def evaluate(
+    attribute: AttributeOption = None,
+    reference: FromOption = None,
+    target: ToOption = None,
+    values: ValuesOption = None,
+    edit: EditOption = None,
+    source: SourceOption = None,
+    workspace: WorkspaceOption = Path(),
+    workers: WorkersOption = None,
+    seed: SeedOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Are the pairs sound: does the edit show, are other attributes and tissues left alone?
+
+    Attributes are read off by predictors that were trained on other subjects' real scans only.
+
+    Example: [green]dgmvlc evaluate --attribute smoking[/green]
+    """
+    from dgmvlc_cli.stages.evaluate import evaluate
+
+    ws, settings = _settings(workspace, seed, counterfactual={"source": source})
+    run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
+    result = evaluate(
+        ws,
+        settings,
+        run,
+        attribute=attribute,
+        reference=reference,
+        target=target,
+        values=_listed(values),
+        edits=_edits(edit or []),
+    )
+    _finish(result, as_json, workspace)
+
+
+@app.command()
+def plant(
+    workspace: WorkspaceOption = Path(),
+    effect_hu: Annotated[
+        float, typer.Option("--effect-hu", help="Change in HU, for example 10 or -20.")
+    ] = 10.0,
+    region: Annotated[
+        str, typer.Option("--region", help="Where: lungs, upper, lower, ...; see `dgmvlc info`.")
+    ] = "upper",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder of the planted control.", show_default="beside"),
+    ] = None,
+    collect: Annotated[
+        bool, typer.Option("--collect", help="Sum up the controls that were analysed so far.")
+    ] = False,
+    workers: WorkersOption = None,
+    seed: SeedOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Plant a known change in a random half of your own scans, in a workspace beside yours.
+
+    The same commands must then find it there.  Plant several sizes and --collect them to see the
+    smallest effect that this cohort can reveal.
+
+    Example: [green]dgmvlc plant --effect-hu 10 --region upper[/green]
+    """
+    from dgmvlc_cli.stages.plant import plant, recovery
 
     ws, settings = _settings(workspace, seed)
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
-    result = stages.analyze(
-        ws, settings, run, attribute=attribute, reference=reference, target=target
-    )
-    _finish(result, as_json, workspace)
+    if collect:
+        return _finish(recovery(ws, settings, run), as_json)
+    _finish(plant(ws, settings, run, effect_hu=effect_hu, region=region, out=out), as_json)
 
 
 @app.command()
@@ -425,6 +585,22 @@ def _choice(value: str | None, known: tuple[str, ...], option: str) -> str | Non
     return value
 
 
+def _listed(text: str | None) -> list[str]:
+    """The parts of a comma-separated list, without blanks around them."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _edits(texts: list[str]) -> dict[str, str | float]:
+    """attribute -> value from `attribute=value`."""
+    edits: dict[str, str | float] = {}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not (name and equals and value):
+            raise typer.BadParameter(f'{text!r} is no edit; write --edit smoking="never smoker"')
+        edits[name] = value
+    return edits
+
+
 def _spacing(text: str) -> float | str:
     if text == "native":
         return text
@@ -432,16 +608,6 @@ def _spacing(text: str) -> float | str:
         return float(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is neither a number of mm nor `native`") from None
-
-
-def _assignments(texts: list[str]) -> dict[str, str]:
-    """`["smoking=never smoker"]` as a mapping."""
-    if not texts:
-        raise typer.BadParameter("name what to change: --edit ATTRIBUTE=LEVEL")
-    pairs = [text.partition("=") for text in texts]
-    if wrong := [text for text, pair in zip(texts, pairs, strict=True) if not pair[1]]:
-        raise typer.BadParameter(f"{wrong[0]!r} is not of the form ATTRIBUTE=LEVEL")
-    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +12,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from dgmvlc_cli import workspace
-from dgmvlc_cli.analysis.contrasts import Contrast
+from dgmvlc_cli.analysis.contrasts import Contrast, joint_edit
 from dgmvlc_cli.config import Settings
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.text.describe import rows_of_prompts
@@ -63,8 +64,8 @@ def load_cohort(ws: Workspace, settings: Settings) -> Cohort:
     record = workspace.read_json(ws.attributes_path)
     if record is None:
         raise DgmvlcError(f"Cannot read {ws.attributes_path}.", "Run `dgmvlc describe --force`.")
-    schema = Schema.model_validate(record["schema"])
     prompts = workspace.read_table(ws.prompts_path, dtype=str)
+    schema = _in_order(Schema.model_validate(record["schema"]), list(prompts.columns))
     prompts = prompts[prompts["subject"].isin(ready)].sort_values("subject", ignore_index=True)
     if prompts.empty:
         raise DgmvlcError(
@@ -78,6 +79,18 @@ def load_cohort(ws: Workspace, settings: Settings) -> Cohort:
         studied=record["studied"],
         words={name: placebo["words"] for name, placebo in record["placebos"].items()},
     )
+
+
+def _in_order(schema: Schema, columns: list[str]) -> Schema:
+    """The schema with its attributes in the order of the sentences, which JSON does not keep.
+
+    An edited sentence whose clauses stood elsewhere than in training would differ by more than the
+    edit.
+    """
+    said = [name for name in columns if name in schema.attributes]
+    unsaid = [name for name in schema.attributes if name not in said]
+    ordered = {name: schema.attributes[name] for name in [*said, *unsaid]}
+    return schema.model_copy(update={"attributes": ordered})
 
 
 def described_inputs(ws: Workspace, settings: Settings) -> dict[str, Any]:
@@ -183,8 +196,70 @@ def study_contrast(
     return contrast
 
 
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What the command line asks about: a contrast, several levels of an attribute, or edits.
+
+    values: two or more levels or numbers; the first is the reference.  edits: attribute -> value,
+    made together in every subject's own row.  Unset: the study's own contrast.
+    """
+
+    attribute: str | None = None
+    reference: str | float | None = None
+    target: str | float | None = None
+    values: tuple[str | float, ...] = ()
+    edits: tuple[tuple[str, str | float], ...] = ()
+
+    @property
+    def options(self) -> str:
+        """The same as command-line options, for the message that names the next command."""
+        if self.edits:
+            said = [f"--edit {shlex.quote(f'{name}={_said(one)}')}" for name, one in self.edits]
+            return " ".join(said)
+        parts = [f"--attribute {shlex.quote(self.attribute)}"] if self.attribute else []
+        if self.values:
+            parts.append(f"--values {shlex.quote(','.join(map(_said, self.values)))}")
+        for side, level in (("from", self.reference), ("to", self.target)):
+            if level is not None:
+                parts.append(f"--{side} {shlex.quote(_said(level))}")
+        return " ".join(parts)
+
+
+def _said(value: str | float) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def asked_contrasts(settings: Settings, cohort: Cohort, question: Question) -> list[Contrast]:
+    """The contrasts of a question: its main one last.
+
+    Several values give one contrast from the first value to each other one, in the order given.
+    Raises UsageError for a mixture of ways to ask, and for unknown attributes and levels.
+    """
+    if question.edits:
+        if question.values or question.reference is not None or question.target is not None:
+            raise UsageError(
+                "--edit says all of the target arm; --from, --to and --values do not go with it.",
+                "Give every change as one more --edit.",
+            )
+        edits = {name: edit_value(cohort.schema, name, value) for name, value in question.edits}
+        return [joint_edit(edits)]
+    if not question.values:
+        asked = (question.attribute, question.reference, question.target)
+        return [study_contrast(settings, cohort, *asked)]
+    if len(question.values) < 2 or question.reference is not None or question.target is not None:
+        raise UsageError(
+            "--values needs two values or more, and stands for --from and --to.",
+            "Say for example `--attribute age --values 45,55,65,75`.",
+        )
+    first, *others = question.values
+    attribute = question.attribute or cohort.studied
+    return [study_contrast(settings, cohort, attribute, first, one) for one in others]
+
+
 def placebo_contrasts(contrast: Contrast, cohort: Cohort) -> list[Contrast]:
     """The same step in every placebo: the words that stand for the contrast's levels."""
+    if contrast.joint:
+        return _joint_placebos(contrast, cohort)
     if contrast.attribute != cohort.studied:
         return []
     # A numeric attribute has no words: its placebos hold the numbers themselves.
@@ -195,6 +270,16 @@ def placebo_contrasts(contrast: Contrast, cohort: Cohort) -> list[Contrast]:
             words.get(str(contrast.target), contrast.target),
         )
         for name, words in cohort.words.items()
+    ]
+
+
+def _joint_placebos(contrast: Contrast, cohort: Cohort) -> list[Contrast]:
+    """The studied attribute's part of a joint edit in every placebo; none where it has no part."""
+    level = dict(contrast.edits).get(cohort.studied)
+    if level is None:
+        return []
+    return [
+        joint_edit({name: words.get(str(level), level)}) for name, words in cohort.words.items()
     ]
 
 

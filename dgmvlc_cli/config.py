@@ -6,6 +6,7 @@ No torch here: the command line reads this module for its help texts.
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dgmvlc_cli.errors import DgmvlcError, UsageError
-from dgmvlc_cli.text.schema import Schema
+from dgmvlc_cli.text.schema import Schema, schema_toml
 
 MODELS = ("flow", "diffusion", "gan")
 FUSIONS = ("affine", "cross-attention", "both", "none")
@@ -174,12 +175,18 @@ class TrainSettings(Section):
 
 
 class CounterfactualSettings(Section):
-    """How pairs are sampled: seeds per subject, sampler steps, guidance (1 is honest)."""
+    """How pairs are sampled: seeds per subject, sampler steps, guidance (1 is honest).
+
+    source: `mask` (a new scan under the subject's mask) or `scan` (the subject's own scan, edited).
+    differences: also write target less reference arm as volumes.
+    """
 
     seeds: int = Field(default=1, ge=1)
     steps: int = Field(default=8, ge=1)
     guidance_scale: float = Field(default=1.0, gt=0)
     batch_size: int = Field(default=16, ge=1)
+    source: Literal["mask", "scan"] = "mask"
+    differences: bool = False
 
 
 class AnalyzeSettings(Section):
@@ -257,6 +264,19 @@ def _encoder_beside(settings: Settings, folder: Path) -> Settings:
         return settings
     study = settings.study.model_copy(update={"text_encoder": f"{library}{beside}"})
     return settings.model_copy(update={"study": study})
+
+
+def settings_toml(settings: Settings) -> str:
+    """dgmvlc.toml of settings made by the toolkit; reads back as the same Settings."""
+    content = settings.model_dump(mode="json", by_alias=True, exclude_none=True)
+    sections = {name: part for name, part in content.items() if isinstance(part, dict)}
+    schema = sections.pop("schema", None)
+    lines = [SETTINGS_HEADER, f"seed = {settings.seed}"]
+    for name, values in sections.items():
+        lines += ["", f"[{name}]"]
+        lines += [f"{k} = {json.dumps(v, ensure_ascii=False)}" for k, v in values.items()]
+    text = "\n".join(lines) + "\n\n"
+    return text + (schema_toml(settings.require_schema(), {}) if schema else "")
 
 
 def parse_settings(content: dict[str, Any], source: str) -> Settings:

@@ -60,10 +60,11 @@ def measure_task(task: MeasureTask) -> list[dict[str, Any]]:
 
 def arms_of(pairs: Mapping[Contrast, pd.DataFrame], root: Path) -> dict[str, list[ArmVolume]]:
     """Subject -> its generated volumes, from the pairs.tsv of one or more contrasts."""
-    arms: dict[str, list[ArmVolume]] = {}
+    arms: dict[str, dict[tuple[str, int], ArmVolume]] = {}
     for contrast, table in pairs.items():
         for row in table.to_dict("records"):
             for arm, side in zip(contrast.arms, ("reference", "target"), strict=True):
                 volume = ArmVolume(arm=arm, seed=int(row["seed"]), path=root / row[f"{side}_path"])
-                arms.setdefault(row["subject"], []).append(volume)
-    return arms
+                # A reference that several contrasts share is one arm.
+                arms.setdefault(row["subject"], {}).setdefault((arm, volume.seed), volume)
+    return {subject: list(volumes.values()) for subject, volumes in arms.items()}

@@ -2,58 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from dgmvlc_cli import workspace
 from dgmvlc_cli.analysis.contrasts import Contrast
 from dgmvlc_cli.cohort import Cohort, read_folds, training_inputs
 from dgmvlc_cli.config import Settings
+from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.generators.grid import place
 from dgmvlc_cli.generators.model import Generator
-from dgmvlc_cli.imaging.volume import Volume, read_labels, read_volume, write_volume
+from dgmvlc_cli.imaging.volume import LUNGS, Volume, read_labels, read_volume, write_volume
 from dgmvlc_cli.text.describe import sentence
 from dgmvlc_cli.text.edits import bundle_values, edit_row
 from dgmvlc_cli.text.schema import Schema
 from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace, slug
 
+ARMS = ("reference", "target")
+
 
 def contrast_name(contrast: Contrast) -> str:
     """The contrast's folder: `smoking_never-smoker_current-smoker`."""
-    parts = (contrast.attribute, contrast.reference, contrast.target)
+    parts: list[str | float] = [contrast.attribute, contrast.reference, contrast.target]
+    if contrast.joint:
+        names, values = zip(*contrast.edits, strict=True)
+        parts = ["-".join(map(slug, names)), contrast.reference, "-".join(map(slug, values))]
     return "_".join(slug(part) for part in parts)
 
 
-def pairs_sidecar(ws: Workspace, settings: Settings, cohort: Cohort, contrast: Contrast) -> Sidecar:
-    """What the pairs of one contrast hang on: models, scans and sentences."""
+def folder_name(settings: Settings, contrast: Contrast) -> str:
+    """The contrast's folder, told apart by where its pairs come from."""
+    suffix = "_from-scan" if settings.counterfactual.source == "scan" else ""
+    return contrast_name(contrast) + suffix
+
+
+def pairs_sidecar(
+    ws: Workspace,
+    settings: Settings,
+    cohort: Cohort,
+    contrast: Contrast,
+    only: Collection[str] | None = None,
+) -> Sidecar:
+    """What the pairs of one contrast hang on: models, scans and sentences.
+
+    only: the subjects asked for, where not all were.
+    """
     name = settings.train.model
     folds = read_folds(ws, name)
     weights = [path for fold in sorted(folds.unique()) for path in ws.weights(name, int(fold))]
-    inputs = {
+    inputs: dict[str, Any] = {
         "models": workspace.sha256_files(weights),
         **training_inputs(ws, cohort, [one for one in folds.index if one in cohort.rows.index]),
     }
-    folder = ws.contrast(name, contrast_name(contrast))
+    if only is not None:
+        inputs["only"] = sorted(only)
+    folder = ws.contrast(name, folder_name(settings, contrast))
     return Sidecar(path=folder / "pairs.json", inputs=inputs, outputs=(folder / "pairs.tsv",))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairPlan:
-    """One subject's pair in one contrast: two sentences, and where the volumes go."""
+    """One subject's pair in one contrast: two sentences, and where the volumes go.
+
+    factual: the subject's own sentence and its embedding (E,), where the pair starts from the scan.
+    """
 
     subject: str
     contrast: Contrast
     folder: Path
     sentences: tuple[str, str]
     embeddings: np.ndarray  # (2, E)
+    factual: tuple[str, np.ndarray] | None = None
 
     def volume_path(self, level: str | float, seed: int) -> Path:
         name = f"sub-{slug(self.subject)}_arm-{slug(level)}_seed-{seed}_ct.nii.gz"
+        return self.folder / f"sub-{slug(self.subject)}" / name
+
+    def reconstruction_path(self, seed: int) -> Path:
+        """The real scan as the model gives it back under its own sentence."""
+        name = f"sub-{slug(self.subject)}_reconstruction_seed-{seed}_ct.nii.gz"
+        return self.folder / f"sub-{slug(self.subject)}" / name
+
+    def difference_path(self, seed: int) -> Path:
+        """Target less reference arm, HU."""
+        name = f"sub-{slug(self.subject)}_diff_seed-{seed}_ct.nii.gz"
         return self.folder / f"sub-{slug(self.subject)}" / name
 
     @property
@@ -74,6 +112,7 @@ class Sampling:
     steps: int
     guidance_scale: float
     batch_size: int
+    differences: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,14 +136,28 @@ def arm_sentences(
     The edit acts on the row and carries its bundle along; the sentence is written anew.  What
     comes with a level (pack-years with smoking) is set to that level's typical value for every
     subject, also for those who have one of their own: else an arm would depend on the subject's
-    own attribute, and the debiased effect needs predictions that do not.
+    own attribute, and the debiased effect needs predictions that do not.  A joint edit starts
+    from the subject's own row instead, and only what it names and entails is set.
     """
+    if contrast.joint:
+        return sentence(row, schema), sentence(
+            edit_row(row, dict(contrast.edits), schema, rows), schema
+        )
     edited = (
         edit_row(row, arm_edits(contrast, level, schema, rows), schema, rows)
         for level in (contrast.reference, contrast.target)
     )
     reference, target = (sentence(one, schema) for one in edited)
     return reference, target
+
+
+def sentence_there_and_back(cohort: Cohort, subject: str, contrast: Contrast) -> str:
+    """The reference arm's sentence after the row was edited to the target and back again."""
+    row: dict[str, Any] = {str(name): value for name, value in cohort.rows.loc[subject].items()}
+    for level in (contrast.target, contrast.reference):
+        edits = arm_edits(contrast, level, cohort.schema, cohort.rows)
+        row = edit_row(row, edits, cohort.schema, cohort.rows)
+    return sentence(row, cohort.schema)
 
 
 def arm_edits(
@@ -118,15 +171,23 @@ def arm_edits(
     return edits | {name: value for name, value in typical.items() if value is not None}
 
 
-def subjects_of(contrast: Contrast, rows: pd.DataFrame) -> list[str]:
+def subjects_of(contrast: Contrast, cohort: Cohort, series: Collection[Contrast] = ()) -> list[str]:
     """Subjects whose real value informs the contrast: at either level, or any number.
 
-    The same subjects serve all four numbers, so that these describe one population.
+    The same subjects serve all four numbers, so that these describe one population.  series: the
+    contrasts of one attribute that are studied together; subjects at any of their levels get every
+    arm.  A joint edit is made in everybody whose value of each edited attribute is known, or is
+    led by another one.
     """
+    rows = cohort.rows
+    if contrast.joint:
+        free = [one for one, _ in contrast.edits if cohort.schema.attributes[one].follows is None]
+        return list(rows.index[rows[free].notna().all(axis=1)])
     column = rows[contrast.attribute]
     if contrast.numeric:
         return list(rows.index[column.notna()])
-    return list(rows.index[column.isin([contrast.reference, contrast.target])])
+    levels = {level for one in (contrast, *series) for level in (one.reference, one.target)}
+    return list(rows.index[column.isin(levels)])
 
 
 def noise(seed: int, subject: str, draw: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -145,8 +206,68 @@ def generate_task(task: SubjectTask) -> list[dict[str, Any]]:
         for plan in stale:
             _sidecar(plan, task).invalidate()
         for plan in _generate(stale, masks, generator, task):
-            _sidecar(plan, task).write(seconds=clock.seconds, subject=plan.subject)
+            errors = _reconstruction_errors(plan, masks[plan.subject], task.sampling)
+            _sidecar(plan, task).write(
+                seconds=clock.seconds, subject=plan.subject, reconstruction_error_hu=errors
+            )
     return [row for plan in task.pairs for row in _rows(plan, task)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReturnTask:
+    """Pairs of one fold to be led back from the target to the reference sentence.
+
+    rows: of pairs.tsv.  embeddings: sentence -> (E,).
+    """
+
+    workspace: Workspace
+    model_folder: Path
+    rows: tuple[dict[str, Any], ...]
+    embeddings: dict[str, np.ndarray]
+    sampling: Sampling
+
+
+def return_task(task: ReturnTask) -> list[dict[str, Any]]:
+    """There and back: the target arm is inverted under its sentence and sampled under the other's.
+
+    Returns subject, error_hu and shift_hu: mean absolute and mean signed difference in the lungs
+    between what came back and the reference arm.  The noise is another one than the arms were
+    sampled with.  Source: reversibility of Monteiro et al. 2023, arXiv:2303.01274.
+    """
+    generator = Generator.from_pretrained(task.model_folder)
+    found = []
+    for start in range(0, len(task.rows), task.sampling.batch_size):
+        rows = task.rows[start : start + task.sampling.batch_size]
+        paths = [[task.workspace.root / row[f"{a}_path"] for row in rows] for a in ARMS]
+        reference, target = (np.stack([read_volume(one).hu for one in arm]) for arm in paths)
+        labels = np.stack([_placed(task.workspace, row["subject"], generator)[1] for row in rows])
+        said = [np.stack([task.embeddings[row[f"{a}_sentence"]] for row in rows]) for a in ARMS]
+        shape = generator.noise_shape()
+        noises = np.stack(
+            [noise(task.sampling.seed, f"back {row['subject']}", 0, shape) for row in rows]
+        )
+        how = _how(task.sampling)
+        how["residuals"] = invert(generator, target, noises, labels, said[1], task.sampling)
+        back = generator.generate(noises, labels, said[0], **how)
+        lungs = np.isin(labels, LUNGS)
+        for k, row in enumerate(rows):
+            missed = (back[k] - reference[k])[lungs[k]]
+            found.append(
+                {
+                    "subject": row["subject"],
+                    "error_hu": float(np.abs(missed).mean()),
+                    "shift_hu": float(missed.mean()),
+                }
+            )
+    return found
+
+
+def _how(sampling: Sampling) -> dict[str, Any]:
+    """Options of the sampler."""
+    return {
+        "steps": sampling.steps,
+        "guidance_scale": sampling.guidance_scale,
+    }
 
 
 def _placed(ws: Workspace, subject: str, generator: Generator) -> tuple[Volume, np.ndarray]:
@@ -163,32 +284,145 @@ def _generate(
     generator: Generator,
     task: SubjectTask,
 ) -> Iterator[PairPlan]:
-    """Sample whole pairs batch by batch, write their volumes, yield each finished plan."""
+    """Sample arms batch by batch, write their volumes, yield each plan once it is whole.
+
+    An arm that several contrasts share (the reference of a series of levels) is sampled once.
+    """
     sampling = task.sampling
-    per_batch = max(1, sampling.batch_size // (2 * sampling.seeds))
-    for start in range(0, len(plans), per_batch):
-        batch = plans[start : start + per_batch]
-        draws = [
-            (plan, draw, arm) for plan in batch for draw in range(sampling.seeds) for arm in (0, 1)
-        ]
-        shape = generator.noise_shape()
-        hu = generator.generate(
-            np.stack([noise(sampling.seed, p.subject, draw, shape) for p, draw, _ in draws]),
-            np.stack([masks[plan.subject][1] for plan, _, _ in draws]),
-            np.stack([plan.embeddings[arm] for plan, _, arm in draws]),
-            steps=sampling.steps,
-            guidance_scale=sampling.guidance_scale,
+    arms = _distinct_arms(plans, sampling.seeds)
+    waiting = list(plans)
+    for start in range(0, len(arms), sampling.batch_size):
+        batch = arms[start : start + sampling.batch_size]
+        hu = _sample(generator, batch, masks, sampling)
+        for one, voxels in zip(batch, hu, strict=True):
+            for path in one.paths:
+                write_volume(path, replace(masks[one.subject][0], hu=voxels))
+        unwritten = {path for one in arms[start + len(batch) :] for path in one.paths}
+        whole = [plan for plan in waiting if unwritten.isdisjoint(_volumes(plan, sampling))]
+        waiting = [plan for plan in waiting if plan not in whole]
+        for plan in whole:
+            _write_differences(plan, sampling)
+            yield plan
+
+
+def _sample(
+    generator: Generator,
+    batch: list[Arm],
+    masks: dict[str, tuple[Volume, np.ndarray]],
+    sampling: Sampling,
+) -> np.ndarray:
+    """The arms of a batch: (N, D, H, W) HU.
+
+    From the mask: noise and sentence alone decide.  From the scan: abduction finds what the model
+    misses of the real scan under its own sentence, action edits the sentence, prediction samples
+    under it with what was found (Pearl's three steps).
+    """
+    shape = generator.noise_shape()
+    noises = np.stack([noise(sampling.seed, one.subject, one.draw, shape) for one in batch])
+    labels = np.stack([masks[one.subject][1] for one in batch])
+    how = _how(sampling)
+    if batch[0].factual is not None:
+        first = {(one.subject, one.draw): k for k, one in reversed(list(enumerate(batch)))}
+        found = invert(
+            generator,
+            np.stack([masks[batch[k].subject][0].hu for k in first.values()]),
+            noises[list(first.values())],
+            labels[list(first.values())],
+            np.stack([batch[k].factual for k in first.values()]),  # type: ignore[misc]
+            sampling,
         )
-        for (plan, draw, arm), voxels in zip(draws, hu, strict=True):
-            where = masks[plan.subject][0]
-            volume = Volume(
-                hu=voxels,
-                spacing_mm=where.spacing_mm,
-                origin_mm=where.origin_mm,
-                direction=where.direction,
-            )
-            write_volume(plan.volume_path(plan.levels[arm], draw), volume)
-        yield from batch
+        place_of = {key: k for k, key in enumerate(first)}
+        how["residuals"] = found[:, [place_of[one.subject, one.draw] for one in batch]]
+    return generator.generate(noises, labels, np.stack([one.embedding for one in batch]), **how)
+
+
+def invert(
+    generator: Generator,
+    hu: np.ndarray,
+    noises: np.ndarray,
+    labels: np.ndarray,
+    embeddings: np.ndarray,
+    sampling: Sampling,
+) -> torch.Tensor:
+    """Abduction: what the model's steps miss of these images, (steps, N, ...).
+
+    Raises DgmvlcError for a family that knows no way back from an image.
+    """
+    way_back = getattr(generator, "invert", None)
+    if way_back is None:
+        raise DgmvlcError(
+            "This generator cannot start from a scan: it knows no way back from an image.",
+            "Use `--source mask`, or train a family that can be inverted (flow, diffusion).",
+        )
+    return way_back(hu, noises, labels, embeddings, steps=sampling.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One volume to sample, and every file that it is for.
+
+    factual: (E,) embedding of the subject's own sentence, where it starts from the scan.
+    """
+
+    subject: str
+    draw: int
+    embedding: np.ndarray
+    factual: np.ndarray | None
+    paths: tuple[Path, ...]
+
+
+def _distinct_arms(plans: list[PairPlan], seeds: int) -> list[Arm]:
+    """Every (subject, draw, sentence) once, in the order of the plans."""
+    paths: dict[tuple[str, int, str], list[Path]] = {}
+    embeddings: dict[tuple[str, int, str], np.ndarray] = {}
+    factual: dict[str, np.ndarray | None] = {}
+    for plan in plans:
+        factual[plan.subject] = plan.factual[1] if plan.factual else None
+        for draw in range(seeds):
+            for said, embedding, path in _said(plan, draw):
+                key = plan.subject, draw, said
+                paths.setdefault(key, []).append(path)
+                embeddings[key] = embedding
+    return [
+        Arm(
+            subject=key[0],
+            draw=key[1],
+            embedding=embeddings[key],
+            factual=factual[key[0]],
+            paths=tuple(where),
+        )
+        for key, where in paths.items()
+    ]
+
+
+def _said(plan: PairPlan, draw: int) -> Iterator[tuple[str, np.ndarray, Path]]:
+    """Sentence, embedding and file of every image of one draw."""
+    for said, embedding, level in zip(plan.sentences, plan.embeddings, plan.levels, strict=True):
+        yield said, embedding, plan.volume_path(level, draw)
+    if plan.factual is not None:
+        yield *plan.factual, plan.reconstruction_path(draw)
+
+
+def _volumes(plan: PairPlan, sampling: Sampling) -> list[Path]:
+    return [path for draw in range(sampling.seeds) for *_, path in _said(plan, draw)]
+
+
+def _reconstruction_errors(
+    plan: PairPlan, real: tuple[Volume, np.ndarray], sampling: Sampling
+) -> list[float]:
+    """Mean absolute difference between scan and reconstruction in the lungs, HU, by draw."""
+    if plan.factual is None:
+        return []
+    scan, labels = real
+    lungs = np.isin(labels, LUNGS)
+    paths = [plan.reconstruction_path(draw) for draw in range(sampling.seeds)]
+    return [float(np.abs(read_volume(one).hu - scan.hu)[lungs].mean()) for one in paths]
+
+
+def _write_differences(plan: PairPlan, sampling: Sampling) -> None:
+    for draw in range(sampling.seeds) if sampling.differences else ():
+        reference, target = (read_volume(plan.volume_path(one, draw)) for one in plan.levels)
+        write_volume(plan.difference_path(draw), replace(target, hu=target.hu - reference.hu))
 
 
 def _sidecar(plan: PairPlan, task: SubjectTask) -> Sidecar:
@@ -202,15 +436,18 @@ def _sidecar(plan: PairPlan, task: SubjectTask) -> Sidecar:
         "seeds": sampling.seeds,
         "steps": sampling.steps,
         "guidance_scale": sampling.guidance_scale,
+        "from_scan": plan.factual[0] if plan.factual else None,
     }
-    outputs = tuple(
-        plan.volume_path(level, draw) for level in plan.levels for draw in range(sampling.seeds)
-    )
-    return Sidecar(path=plan.sidecar_path, inputs=inputs, outputs=outputs)
+    outputs = _volumes(plan, sampling)
+    if sampling.differences:
+        outputs += [plan.difference_path(draw) for draw in range(sampling.seeds)]
+    return Sidecar(path=plan.sidecar_path, inputs=inputs, outputs=tuple(outputs))
 
 
 def _rows(plan: PairPlan, task: SubjectTask) -> Iterator[dict[str, Any]]:
     root = task.workspace.root
+    made = _sidecar(plan, task).previous() or {}
+    errors = made.get("reconstruction_error_hu") or [None] * task.sampling.seeds
     for draw in range(task.sampling.seeds):
         reference, target = (plan.volume_path(level, draw) for level in plan.levels)
         yield {
@@ -228,4 +465,6 @@ def _rows(plan: PairPlan, task: SubjectTask) -> Iterator[dict[str, Any]]:
             "model_sha256": task.model_sha256,
             "steps": task.sampling.steps,
             "guidance_scale": task.sampling.guidance_scale,
+            "source": "scan" if plan.factual else "mask",
+            "reconstruction_error_hu": errors[draw],
         }

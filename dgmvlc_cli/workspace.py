@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SETTINGS_FILE = "dgmvlc.toml"
+PLANT_FILE = "plant.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 CONDITIONING_FILE = "conditioning.safetensors"
 VERSIONED_PACKAGES = ("numpy", "scipy", "torch", "diffusers", "transformers", "SimpleITK")
@@ -266,6 +267,11 @@ class Workspace:
     @property
     def settings_path(self) -> Path:
         return self.root / SETTINGS_FILE
+
+    @property
+    def plant_path(self) -> Path:
+        """What was planted, in a planted control; other workspaces have none."""
+        return self.root / PLANT_FILE
 
     @property
     def subjects_path(self) -> Path:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from commands import dgmvlc
+
+from dgmvlc_cli.text import projection
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -23,3 +27,38 @@ def real_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A preprocessed cohort, and its control of 40 HU in which every stage has run."""
+
+    study: Path
+    control: Path
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    """A small cohort with 40 HU planted in both lungs; the generator is hardly trained."""
+    root = tmp_path_factory.mktemp("planted")
+    study, control = root / "study", root / "study-planted-lungs-plus-40-hu"
+    cohort, one = study / "cohort", ("--workers", "1")
+    with pytest.MonkeyPatch.context() as patch:
+        # Fewer practice sentences only make the reading of the text coarser.
+        patch.setattr(projection.practice_rows, "__defaults__", (120,))
+        # The page is drawn in other tests; here the tables and the verdict count.
+        patch.setattr("dgmvlc_cli.report.html.write_report", lambda folder, contents: None)
+        dgmvlc("phantom", str(cohort), "--subjects", "24", "--spacing", "10", "--seed", "6", *one)
+        dgmvlc("init", str(cohort / "scans"), str(cohort / "clinical.csv"), "-w", str(study))
+        settings = study / "dgmvlc.toml"
+        text = settings.read_text().replace('preset = "tiny"', 'preset = "micro"')
+        settings.write_text(text.replace("placebos = 4", "placebos = 1") + "\n")
+        dgmvlc("preprocess", "-w", str(study), *one)
+        dgmvlc("plant", "--effect-hu", "40", "--region", "lungs", "-w", str(study), *one)
+        there = ("-w", str(control))
+        dgmvlc("preprocess", *there, *one)
+        dgmvlc("describe", *there)
+        dgmvlc("train", "--steps", "8", *there)
+        dgmvlc("counterfactual", *there, *one)
+        dgmvlc("analyze", *there, *one)
+    return Planted(study, control)

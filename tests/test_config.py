@@ -1,6 +1,6 @@
 import pytest
 
-from dgmvlc_cli.config import PRESETS, load_settings, override, parse_settings
+from dgmvlc_cli.config import PRESETS, load_settings, override, parse_settings, settings_toml
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 
 MINIMAL = {"scans": {"path": "scans"}}
@@ -95,3 +95,20 @@ def test_a_text_encoders_folder_is_found_from_the_settings_file(tmp_path, librar
     assert encoder("some/hub-model") == f"{library}some/hub-model"
     if not library:
         assert encoder("minilm") == "minilm"
+
+
+def test_settings_written_by_the_toolkit_read_back_the_same(tmp_path):
+    smoking = {"column": "Smoking", "kind": "category", "levels": ["never", 'ex "former"']}
+    content = {
+        **MINIMAL,
+        "seed": 3,
+        "table": {"path": "a b.csv"},
+        "study": {"attribute": "smoking", "reference": "never"},
+        "train": {"folds": 4},
+        "analyze": {"covariates": ["age", "sex"]},
+        "schema": {"id_column": "id", "attributes": {"smoking": smoking}},
+    }
+    settings = parse_settings(content, "x")
+    path = tmp_path / "dgmvlc.toml"
+    path.write_text(settings_toml(settings))
+    assert load_settings(path) == settings

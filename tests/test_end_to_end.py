@@ -132,7 +132,7 @@ def test_the_tables_have_the_columns_of_the_contract(study):
     assert arms <= set(measures["arm"])
     effects = workspace.read_table(folder / "effects.tsv")
     assert list(effects.columns) == EFFECT_COLUMNS
-    kinds = {"model_implied", "observed", "debiased", "placebo", "placebo_debiased"}
+    kinds = {"model_implied", "mixed", "observed", "debiased", "placebo", "placebo_debiased"}
     assert set(effects["kind"]) == kinds
     assert effects.loc[effects["kind"] == "placebo", "contrast"].nunique() == 4
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from commands import dgmvlc
 from scipy import ndimage
 
 from dgmvlc_cli.analysis.measures import measure
@@ -397,3 +398,15 @@ def test_on_a_coarser_grid_the_true_change_measures_a_little_smaller(tmp_path):
         }
     assert changes[None]["upper"] < changes[12.0]["upper"] < 0.8 * changes[None]["upper"]
     assert changes[12.0]["lower"] == pytest.approx(0, abs=1e-3)
+
+
+def test_effect_and_confounding_can_be_chosen_from_the_command_line(tmp_path):
+    arguments = ("--subjects", "1", "--spacing", "8", "--workers", "1")
+    chosen = ("--effect-hu", "-10", "--confounding", "2", "--truth-spacing", "10")
+    dgmvlc("phantom", str(tmp_path), *arguments, *chosen)
+    settings = json.loads((tmp_path / "phantom.json").read_text())["settings"]
+    usual = PhantomSettings()
+    assert settings["current_upper_hu"] == -10
+    assert settings["female_hu"] == 2 * usual.female_hu
+    assert settings["age_hu_per_year"] == 2 * usual.age_hu_per_year
+    assert settings["truth_spacing_mm"] == 10

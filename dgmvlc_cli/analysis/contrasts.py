@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import cast
@@ -16,6 +16,9 @@ from dgmvlc_cli.errors import DgmvlcError, UsageError
 # subjects would each have a leverage near 1, where robust standard errors are undefined.
 MIN_SUBJECTS = 5
 SUBJECTS_PER_COEFFICIENT = 3
+
+# The reference arm of a joint edit: every subject's row as it is.
+FACTUAL = "as recorded"
 
 # An outcome is a (measure, region).
 Outcome = tuple[str, str]
@@ -40,11 +43,13 @@ class Contrast:
     """One attribute set from a reference level to a target level.
 
     Levels are texts for a categorical attribute and numbers for a numeric one.
+    edits: of a joint edit, (attribute, value) of all that the target arm sets; see `joint_edit`.
     """
 
     attribute: str
     reference: str | float
     target: str | float
+    edits: tuple[tuple[str, str | float], ...] = ()
 
     def __post_init__(self) -> None:
         if self.reference == self.target:
@@ -67,6 +72,20 @@ class Contrast:
     def numeric(self) -> bool:
         return is_number(self.reference) and is_number(self.target)
 
+    @property
+    def joint(self) -> bool:
+        """True where several attributes (or one, from whatever it is) are set at once."""
+        return bool(self.edits)
+
+
+def joint_edit(edits: Mapping[str, str | float]) -> Contrast:
+    """From every subject's own row to the same row with all edits made.
+
+    Nobody in the table stands for such an arm as a group, so real scans cannot be compared.
+    """
+    name, target = " + ".join(edits), " + ".join(map(_level_text, edits.values()))
+    return Contrast(name, FACTUAL, target, tuple(edits.items()))
+
 
 def dose(design: pd.DataFrame, contrast: Contrast) -> pd.Series:
     """The attribute on the scale of the contrast, for the subjects that can inform it.
@@ -74,8 +93,10 @@ def dose(design: pd.DataFrame, contrast: Contrast) -> pd.Series:
     Returns subject -> float, sorted by subject.  Categorical: 0 at the reference and 1 at the
     target; subjects at other levels or without a value are left out.  Numeric: (value - reference)
     / (target - reference), so that a slope is the effect of the whole step.
-    Raises UsageError where the design lacks the attribute.
+    A joint edit has none.  Raises UsageError where the design lacks the attribute.
     """
+    if contrast.joint:
+        return pd.Series(dtype=float, index=design.index[:0])
     column = _column(design, contrast.attribute, "attribute")
     if contrast.numeric:
         value = pd.to_numeric(column, errors="coerce").astype(float)

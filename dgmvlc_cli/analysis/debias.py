@@ -67,7 +67,7 @@ def cross_splits(
     """
     result = []
     for _ in range(splits):
-        fold = _folds(a, rng)
+        fold = balanced_folds(a, rng)
         e = np.empty_like(a)
         for k in range(FOLDS):
             test = fold == k
@@ -82,7 +82,7 @@ def propensity(a: np.ndarray, covariates: np.ndarray, at: np.ndarray) -> np.ndar
     Binary A: ridge-penalised logistic regression, clipped to [CLIP, 1 - CLIP] (Crump et al. 2009,
     doi:10.1093/biomet/asn055).  Numeric A: ridge-penalised linear regression.
     """
-    design, points = _with_intercept(covariates), _with_intercept(at)
+    design, points = with_intercept(covariates), with_intercept(at)
     if not is_binary(a):
         return points @ np.linalg.solve(design.T @ design + _penalty(design), design.T @ a)
     return np.clip(_sigmoid(points @ ridge_logistic(design, a)), CLIP, 1 - CLIP)
@@ -136,7 +136,7 @@ def debias(
     makes the question the pairs' own: the effect with shape and volume of the lungs held fixed.
 
     Each split gives an estimate and an influence-function variance, corrected for small groups
-    (`_with_variance`).  The median over the splits, with variances widened by the squared distance
+    (`with_variance`).  The median over the splits, with variances widened by the squared distance
     from it, keeps the result from hanging on one division (Chernozhukov et al. 2018, definition
     3.3).
     """
@@ -149,7 +149,9 @@ def debias(
         overlap.append(_solve(error**2, error**2 * delta + error * residual, spare))
         average.append(_average(delta, residual, a, split.propensity, spare))
         weights.append(weight)
-    return Debiased(_median(overlap), _median(average), np.mean(weights, axis=0))
+    return Debiased(
+        median_over_splits(overlap), median_over_splits(average), np.mean(weights, axis=0)
+    )
 
 
 def _outcome_model(
@@ -183,10 +185,10 @@ def _outcome_model(
     weights = []
     for k in range(FOLDS):
         test, train = fold == k, fold != k
-        design = np.column_stack([_with_intercept(covariates[train]), a[train]])
-        g, weight, beta_y, beta_m = _stack(design, y[train], m_a[train])
+        design = np.column_stack([with_intercept(covariates[train]), a[train]])
+        g, weight, beta_y, beta_m = stacked(design, y[train], m_a[train])
         slope = np.where(told, weight * g, 0.0)
-        points = _with_intercept(covariates[test])
+        points = with_intercept(covariates[test])
         base_y, base_m = points @ beta_y[:-1], points @ beta_m[:-1]
         mu_0[test] = base_y + slope * (m_0[test] - base_m)
         delta[test] = beta_y[-1] + slope * (m_1[test] - m_0[test] - beta_m[-1])
@@ -194,7 +196,7 @@ def _outcome_model(
     return mu_0, delta, np.mean(weights, axis=0)
 
 
-def _stack(
+def stacked(
     design: np.ndarray, y: np.ndarray, m: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """g and its Mallows weight w, each (J,); coefficients of y and of m on the design (q, J)."""
@@ -227,7 +229,7 @@ def spare_subjects(a: np.ndarray, covariates: int) -> list[Spare]:
 def _solve(weight: np.ndarray, score: np.ndarray, spare: list[Spare]) -> Fit:
     """Root of sum(score - weight tau) = 0, with its influence-function variance."""
     tau = score.sum(axis=0) / weight.sum()
-    return _with_variance(tau, (score - weight * tau) / weight.mean(), spare)
+    return with_variance(tau, (score - weight * tau) / weight.mean(), spare)
 
 
 def _average(
@@ -245,10 +247,10 @@ def _average(
     influence = (delta - delta.mean(axis=0)) + (
         weight_1 * (residual - shift_1) - weight_0 * (residual - shift_0)
     )
-    return _with_variance(tau, influence, spare)
+    return with_variance(tau, influence, spare)
 
 
-def _with_variance(tau: np.ndarray, influence: np.ndarray, spare: list[Spare]) -> Fit:
+def with_variance(tau: np.ndarray, influence: np.ndarray, spare: list[Spare]) -> Fit:
     """The estimate tau (J,) with standard error and degrees of freedom from influences (n, J).
 
     Each group's part of the variance is scaled by its size over its spare subjects, and the parts'
@@ -265,7 +267,7 @@ def _with_variance(tau: np.ndarray, influence: np.ndarray, spare: list[Spare]) -
     return Fit(tau, np.sqrt(variance), np.maximum(dof, 1.0))
 
 
-def _median(fits: list[Fit]) -> Fit:
+def median_over_splits(fits: list[Fit]) -> Fit:
     """Median over splits."""
     taus = np.array([fit.effect for fit in fits])
     tau = np.median(taus, axis=0)
@@ -274,7 +276,7 @@ def _median(fits: list[Fit]) -> Fit:
     return Fit(tau, np.sqrt(np.median(variances, axis=0)), dof)
 
 
-def _folds(a: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def balanced_folds(a: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(n,) fold of each subject; folds are alike in size and in their distribution of A."""
     order = np.lexsort((rng.random(a.size), a))
     blocks = [rng.permutation(FOLDS) for _ in range(-(-a.size // FOLDS))]
@@ -288,7 +290,7 @@ def is_binary(a: np.ndarray) -> bool:
     return bool(np.isin(a, (0.0, 1.0)).all())
 
 
-def _with_intercept(covariates: np.ndarray) -> np.ndarray:
+def with_intercept(covariates: np.ndarray) -> np.ndarray:
     return np.column_stack([np.ones(covariates.shape[0]), covariates])
 
 

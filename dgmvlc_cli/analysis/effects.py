@@ -20,8 +20,11 @@ from dgmvlc_cli.analysis.contrasts import (
     Contrast,
     Outcome,
     cohorts,
+    dose,
     unique_subjects,
 )
+from dgmvlc_cli.analysis.levels import OVERLAP_COLUMNS, overlap_rows
+from dgmvlc_cli.analysis.mixed import fit_mixed
 from dgmvlc_cli.analysis.readings import Readings
 from dgmvlc_cli.analysis.zones import CONTROL_REGIONS
 from dgmvlc_cli.workspace import generator
@@ -34,6 +37,7 @@ __all__ = [
     "debiased",
     "estimate_effects",
     "fold_effects",
+    "mixed",
     "model_implied",
     "observed",
     "overlap",
@@ -57,6 +61,7 @@ FOLD_COLUMNS = ("measure", "region", "contrast", "fold", "n", "effect", "unit")
 CONFIDENCE = 0.95
 FLIPS = 10_000
 ESTIMANDS = {"overlap": "overlap-weighted effect", "average": "average effect"}
+NO_GROUP = "a joint edit has no group of real scans to compare"
 HELD_FIXED = "both arms are identical: held fixed by the shared mask"
 
 
@@ -110,7 +115,46 @@ def model_implied(
         outcome: _paired(differences[:, j], p[j], folds[:, j], contrast)
         for j, outcome in enumerate(readings.outcomes)
     }
-    return _table(readings, contrast, kind, results)
+    return effect_rows(readings, contrast, kind, results)
+
+
+def mixed(measures: pd.DataFrame | Readings, contrast: Contrast) -> pd.DataFrame:
+    """The model-implied effect with the trainings as a sample too: rows of kind "mixed".
+
+    A mixed model over subject, fold and seed (`mixed.fit_mixed`): where the folds' models disagree
+    its interval is wider than the paired one, which speaks of these very models only.
+    """
+    readings = Readings.of(measures)
+    reference, target = readings.pairs(contrast)
+    differences, seeds = target - reference, readings.seed_spread(contrast)
+    fold = differences.index.get_level_values("fold").to_numpy()
+    nested = differences.index.get_level_values("subject").is_unique
+    results = {
+        outcome: _mixed(differences.iloc[:, j].to_numpy(), fold, float(seeds.iloc[j]))
+        if nested
+        else Estimate.missing(len(fold), "subjects were held out by more than one fold")
+        for j, outcome in enumerate(readings.outcomes)
+    }
+    return effect_rows(readings, contrast, "mixed", results)
+
+
+def _mixed(differences: np.ndarray, fold: np.ndarray, sd_seed: float) -> Estimate:
+    """differences: (n,) one per subject, NaN left out.  fold: (n,)."""
+    known = np.isfinite(differences)
+    d = differences[known]
+    if d.size < 2:
+        return Estimate.missing(d.size, "fewer than 2 subjects have this measure in both arms")
+    if not d.any():
+        return Estimate(d.size, 0.0, 0.0, 0.0, 1.0, HELD_FIXED)
+    fit = fit_mixed(d, fold[known], sd_seed)
+    low, high = fit.interval(CONFIDENCE)
+    seeds = f", {sd_seed:.3g} between seeds" if np.isfinite(sd_seed) else ""
+    method = (
+        f"mixed model over subject, fold and seed, REML; SD {fit.sd_fold:.3g} between folds, "
+        f"{fit.sd_subject:.3g} between subjects{seeds}; {fit.dof:.3g} degrees of freedom"
+    )
+    p = 2 * stats.t.sf(abs(fit.effect) / fit.se, fit.dof) if fit.se > 0 else float("nan")
+    return Estimate(d.size, fit.effect, low, high, p, method)
 
 
 def fold_effects(measures: pd.DataFrame | Readings, contrast: Contrast) -> pd.DataFrame:
@@ -183,9 +227,12 @@ def observed(
     """
     readings = Readings.of(measures)
     results: dict[Outcome, Estimate] = {}
+    if contrast.joint:
+        results = dict.fromkeys(readings.outcomes, Estimate.missing(0, NO_GROUP))
+        return effect_rows(readings, contrast, "observed", results)
     for cohort in cohorts(readings.scans(), design, contrast, covariates):
         results |= _regressions(cohort)
-    return _table(readings, contrast, "observed", results)
+    return effect_rows(readings, contrast, "observed", results)
 
 
 def _regressions(cohort: Cohort) -> dict[Outcome, Estimate]:
@@ -218,6 +265,7 @@ def debiased(
     *,
     estimand: str = "overlap",
     kind: str = "debiased",
+    helped: bool = True,
 ) -> pd.DataFrame:
     """Effect in the real scans, helped by the generator: rows of `EFFECT_COLUMNS`.
 
@@ -225,21 +273,27 @@ def debiased(
     in `debias.debias`.  Subjects: as in `observed`, and with pairs.  estimand: "overlap" (weights
     e (1 - e), the default) or "average" (all subjects alike).  The method text gives the other
     estimand, the generator's weight in the outcome model (0 to 1) and the ratio of the standard
-    error to plain regression's in the same subjects.
+    error to plain regression's in the same subjects.  helped False leaves the generator out: arms
+    that were made from the subject's own scan hold its outcome, and would explain it perfectly.
     """
     if estimand not in ESTIMANDS:
         raise ValueError(f"estimand {estimand!r}, expected one of {', '.join(ESTIMANDS)}")
     readings = Readings.of(measures)
+    if contrast.joint:
+        absent = Estimate.missing(0, NO_GROUP)
+        return effect_rows(readings, contrast, kind, dict.fromkeys(readings.outcomes, absent))
     m_0, m_1 = readings.predictions(contrast)
     if m_0.empty:
         absent = Estimate.missing(0, f"no pairs of {' and '.join(contrast.arms)}")
-        return _table(readings, contrast, kind, dict.fromkeys(readings.outcomes, absent))
+        return effect_rows(readings, contrast, kind, dict.fromkeys(readings.outcomes, absent))
     scans = readings.scans()
     usable = scans.where(m_0.reindex(scans.index).notna())
+    if not helped:
+        m_0, m_1 = 0.0 * m_0, 0.0 * m_1
     results: dict[Outcome, Estimate] = {}
     for cohort in cohorts(usable, design, contrast, covariates):
         results |= _debias(cohort, m_0, m_1, seed, estimand)
-    return _table(readings, contrast, kind, results)
+    return effect_rows(readings, contrast, kind, results)
 
 
 def _debias(
@@ -276,7 +330,7 @@ def _debiased_estimate(
         return plain
     fits = {"overlap": fit.overlap, "average": fit.average}
     (other,) = (name for name in fits if name != estimand)
-    effect, half, p = _student(fits[estimand], j)
+    effect, half, p = student(fits[estimand], j)
     if np.isnan(effect):
         return Estimate.missing(cohort.n, "a numeric attribute has no average effect")
     ratio = fits[estimand].se[j] / plain.standard_error
@@ -284,14 +338,14 @@ def _debiased_estimate(
         f"cross-fitted AIPW, {ESTIMANDS[estimand]}, {cohort.description}; "
         f"generator weight {fit.generator_weight[j]:.2f}; SE {ratio:.2f} of regression's"
     )
-    beside, reach, _ = _student(fits[other], j)
+    beside, reach, _ = student(fits[other], j)
     if np.isfinite(beside):
         span = f"{beside - reach:.3g}, {beside + reach:.3g}"
         method += f"; {ESTIMANDS[other]} {beside:.3g} [{span}]"
     return Estimate.around(cohort.n, effect, half, p, method)
 
 
-def _student(fit: debias.Fit, j: int) -> tuple[float, float, float]:
+def student(fit: debias.Fit, j: int) -> tuple[float, float, float]:
     """Estimate, half width of its interval, and p of outcome j."""
     effect, se, dof = (float(part[j]) for part in (fit.effect, fit.se, fit.dof))
     half = stats.t.ppf((1 + CONFIDENCE) / 2, dof) * se
@@ -308,6 +362,8 @@ def estimate_effects(
     placebos: Sequence[Contrast],
     covariates: Sequence[str],
     seed: int,
+    *,
+    helped: bool = True,
 ) -> pd.DataFrame:
     """All kinds of effect for every measure and region: the table `effects.tsv`.
 
@@ -315,24 +371,38 @@ def estimate_effects(
     as NaN or None) and placebo columns.  placebos: contrasts of attributes without meaning.
     covariates: columns of design to adjust for; the contrast's own attribute is left out.  What
     the attribute entails by itself (pack-years of a never smoker) must not be among them.
+    helped: whether the generator's predictions enter the debiased effect (see `debiased`).
 
-    Kinds: model_implied, observed and debiased of the contrast; placebo (model-implied) and
+    Kinds: model_implied, mixed, observed and debiased of the contrast; placebo (model-implied) and
     placebo_debiased of each placebo.  A row that cannot be computed has NaN and the reason in
     method.  p_adjusted: see `adjust`.
     """
     design = unique_subjects(design)
-    readings = Readings.of(measures)
+    everyone = Readings.of(measures)
+    readings = _informing(everyone, design, contrast)
     parts = [
         model_implied(readings, contrast, seed),
+        mixed(readings, contrast),
         observed(readings, design, contrast, covariates),
-        debiased(readings, design, contrast, covariates, seed),
+        debiased(readings, design, contrast, covariates, seed, helped=helped),
     ]
     for placebo in placebos:
+        readings = _informing(everyone, design, placebo)
         parts += [
             model_implied(readings, placebo, seed, "placebo"),
-            debiased(readings, design, placebo, covariates, seed, kind="placebo_debiased"),
+            debiased(
+                readings, design, placebo, covariates, seed, kind="placebo_debiased", helped=helped
+            ),
         ]
     return adjust(pd.concat(parts, ignore_index=True))
+
+
+def _informing(readings: Readings, design: pd.DataFrame, contrast: Contrast) -> Readings:
+    """Readings whose pairs are of the subjects that inform the contrast, for all four numbers.
+
+    Pairs may exist of others too, who stand at a level that was studied along with these two.
+    """
+    return readings if contrast.joint else readings.of_subjects(dose(design, contrast).index)
 
 
 def adjust(effects: pd.DataFrame) -> pd.DataFrame:
@@ -343,16 +413,16 @@ def adjust(effects: pd.DataFrame) -> pd.DataFrame:
     """
     control = effects["region"].isin(CONTROL_REGIONS)
     families = effects["p"].groupby([effects["kind"], effects["contrast"], control])
-    return effects.assign(p_adjusted=families.transform(_benjamini_hochberg))
+    return effects.assign(p_adjusted=families.transform(benjamini_hochberg))
 
 
-def _benjamini_hochberg(p: pd.Series) -> pd.Series:
+def benjamini_hochberg(p: pd.Series) -> pd.Series:
     known = p.dropna()
     adjusted = stats.false_discovery_control(known) if len(known) else known
     return pd.Series(adjusted, index=known.index, dtype=float).reindex(p.index)
 
 
-def _table(
+def effect_rows(
     readings: Readings, contrast: Contrast, kind: str, results: dict[Outcome, Estimate]
 ) -> pd.DataFrame:
     """Rows of `EFFECT_COLUMNS`, one for each outcome, p_adjusted still open."""
@@ -393,30 +463,25 @@ def balance(
 
 def overlap(
     design: pd.DataFrame, contrast: Contrast, covariates: Sequence[str], seed: int = 0
-) -> dict[str, float]:
-    """How much the two groups have in common; empty where `balance` is.
+) -> pd.DataFrame:
+    """How much the two groups have in common: a row for each, as `levels.diagnose_overlap` has it.
 
-    n_reference, n_target; propensity_low, propensity_high: range of the cross-fitted e(x);
-    effective_n: Kish's effective number of subjects under overlap weights, of n in all.
+    Empty where `balance` is.  propensity: the cross-fitted chance of standing in this group.
     """
     groups = _groups(design, contrast, covariates, seed)
     if groups is None:
-        return {}
+        return pd.DataFrame(columns=list(OVERLAP_COLUMNS))
     a, _, e = groups
-    weight = np.abs(a - e)
-    return {
-        "n_reference": int((a == 0).sum()),
-        "n_target": int((a == 1).sum()),
-        "propensity_low": float(e.min()),
-        "propensity_high": float(e.max()),
-        "effective_n": float(weight.sum() ** 2 / (weight**2).sum()),
-    }
+    names = (str(contrast.reference), str(contrast.target))
+    return overlap_rows(names, a.astype(int), np.column_stack([1 - e, e]))
 
 
 def _groups(
     design: pd.DataFrame, contrast: Contrast, covariates: Sequence[str], seed: int
 ) -> tuple[np.ndarray, pd.DataFrame, np.ndarray] | None:
     """a (n,), encoded covariates and cross-fitted propensity (n,) of the two groups."""
+    if contrast.joint:
+        return None
     everyone = pd.DataFrame({"all": 1.0}, index=design.index)
     (cohort,) = cohorts(everyone, unique_subjects(design), contrast, covariates)
     if contrast.numeric or cohort.problem:

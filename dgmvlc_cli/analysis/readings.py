@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,24 +74,60 @@ class Readings:
             target.where(complete).groupby(level=keys).mean(),
         )
 
-    def predictions(self, contrast: Contrast) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The generator's prediction m_0 and m_1 in either arm: subject x outcome.
+    def seed_spread(self, contrast: Contrast) -> pd.Series:
+        """Outcome -> SD of the difference between noise seeds of one subject; NaN with one seed."""
+        reference, target = (self._arm(name) for name in contrast.arms)
+        by_subject = (target - reference).groupby(level=["subject", "fold"])
+        return np.sqrt(by_subject.var(ddof=1).mean())
 
-        Each fold's generator has a level of its own (a few HU).  The mean of both arms over its
-        subjects is moved to the common mean, which uses neither the outcome nor the attribute.
-        """
+    def predictions(self, contrast: Contrast) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The generator's prediction m_0 and m_1 in either arm: subject x outcome."""
         reference, target = self.pairs(contrast)
-        level = (reference + target) / 2
-        by_fold = level.groupby(level="fold")
-        if len(by_fold) > 1 and by_fold.size().min() >= MIN_FOLD_FOR_LEVEL:
-            shift = level.mean() - by_fold.transform("mean")
-            reference, target = reference + shift, target + shift
-        return reference.groupby(level="subject").mean(), target.groupby(level="subject").mean()
+        m_0, m_1 = _levelled([reference, target])
+        return m_0, m_1
+
+    def predictions_of(self, arms: Sequence[str]) -> list[pd.DataFrame]:
+        """The generator's prediction in each of several arms: subject x outcome.
+
+        All have the subjects that occur in every arm; [] where an arm is lacking.
+        """
+        tables = self.arms_by_fold(arms)
+        return _levelled(tables) if tables else []
+
+    def arms_by_fold(self, arms: Sequence[str]) -> list[pd.DataFrame]:
+        """Several arms as (subject, fold) x outcome, averaged over seeds, rows in all of them."""
+        keys = ["subject", "fold"]
+        tables = [self._arm(name).groupby(level=keys).mean() for name in arms]
+        shared = tables[0].index
+        for table in tables[1:]:
+            shared = shared.intersection(table.index)
+        return [table.loc[shared] for table in tables] if len(shared) else []
+
+    def of_subjects(self, subjects: Collection[str]) -> Readings:
+        """Generated arms of these subjects only; the real scans stay as they are."""
+        index = self.table.index
+        kept = index.get_level_values("subject").isin(list(subjects))
+        kept |= index.get_level_values("arm") == OBSERVED
+        return Readings(self.table[kept], self.units)
 
     def _arm(self, name: str) -> pd.DataFrame:
         """Readings of one arm: (subject, fold, seed) x outcome."""
         chosen = self.table.index.get_level_values("arm") == name
         return self.table[chosen].droplevel("arm")
+
+
+def _levelled(arms: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Arms (subject, fold) x outcome, freed of the levels of their folds: subject x outcome.
+
+    Each fold's generator has a level of its own (a few HU).  The mean of all arms over its
+    subjects is moved to the common mean, which uses neither the outcome nor the attribute.
+    """
+    level = sum(arms[1:], start=arms[0]) / len(arms)
+    by_fold = level.groupby(level="fold")
+    if len(by_fold) > 1 and by_fold.size().min() >= MIN_FOLD_FOR_LEVEL:
+        shift = level.mean() - by_fold.transform("mean")
+        arms = [arm + shift for arm in arms]
+    return [arm.groupby(level="subject").mean() for arm in arms]
 
 
 def _typed(measures: pd.DataFrame) -> pd.DataFrame:

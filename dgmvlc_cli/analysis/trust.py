@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -240,7 +241,9 @@ def compare_truth(
     the true change is averaged; all in the table by default.
     Columns: measure, region, contrast, n, truth, unit, model_implied, ratio (model-implied over
     truth, NaN where that is 0), observed, observed_covers, debiased, ci_low, ci_high,
-    debiased_covers.  Empty where the truth knows nothing of this contrast.
+    debiased_covers, bias (debiased less truth), slope (debiased over truth), found (the debiased
+    effect has the sign of the truth and p_adjusted < 0.05; False where the truth is 0 and nothing
+    is claimed).  Empty where the truth knows nothing of this contrast.
     """
     estimates = {kind: _one_per_outcome(effects, kind) for kind in _KINDS}
     rows = []
@@ -265,6 +268,9 @@ _TRUTH_COLUMNS = (
     "ci_low",
     "ci_high",
     "debiased_covers",
+    "bias",
+    "slope",
+    "found",
 )
 
 
@@ -300,11 +306,90 @@ def _beside(changes: pd.Series, known: dict[str, pd.Series]) -> tuple:
         debiased["ci_low"],
         debiased["ci_high"],
         _covers(debiased, true),
+        debiased["effect"] - true,
+        debiased["effect"] / true if true else np.nan,
+        bool(debiased["p_adjusted"] < ALPHA and debiased["effect"] * true >= 0),
     )
 
 
 def _covers(row: pd.Series, value: float) -> bool:
     return bool(row["ci_low"] <= value <= row["ci_high"])
+
+
+# Planted controls -------------------------------------------------------------------------------
+
+RECOVERY_COLUMNS = (
+    "effect_hu",
+    "region",
+    "model",
+    "n",
+    "truth",
+    "model_implied",
+    "observed",
+    "debiased",
+    "ci_low",
+    "ci_high",
+    "bias",
+    "slope",
+    "covers",
+    "found",
+)
+
+
+def recovery_table(controls: Iterable[tuple[Mapping[str, Any], pd.DataFrame]]) -> pd.DataFrame:
+    """One row per planted control: what was planted, and what was recovered of it.
+
+    controls: what was planted (effect_hu, region, model) and its `compare_truth` table.  The row
+    is the primary measure in the planted region.  Sorted by size.
+    """
+    rows = []
+    for planted, truth in controls:
+        here = (truth["measure"] == PRIMARY_MEASURE) & (truth["region"] == planted["region"])
+        for row in truth[here].to_dict("records"):
+            row |= dict(planted) | {"covers": row["debiased_covers"]}
+            rows.append([row[name] for name in RECOVERY_COLUMNS])
+    table = pd.DataFrame(rows, columns=list(RECOVERY_COLUMNS))
+    order = table["effect_hu"].abs().sort_values(kind="stable").index
+    return table.loc[order].reset_index(drop=True)
+
+
+def recovery_slope(table: pd.DataFrame, estimate: str = "debiased") -> float:
+    """Least-squares slope through the origin of an estimate on the truth; 1 is perfect."""
+    known = table.dropna(subset=["truth", estimate])
+    return float((known["truth"] * known[estimate]).sum() / (known["truth"] ** 2).sum())
+
+
+def recovery_words(table: pd.DataFrame) -> list[str]:
+    """What a series of planted controls says, in sentences."""
+    rows: list[dict] = table.to_dict("records")
+    lines = [f"{row['effect_hu']:+g} HU: {recovery_sentence(row)}" for row in rows]
+    lines.append(
+        f"recovery slope over {len(table)} controls: {recovery_slope(table):.2f} debiased, "
+        f"{recovery_slope(table, 'model_implied'):.2f} model-implied (1 is all of it)"
+    )
+    found = table.loc[table["found"].astype(bool), "effect_hu"].abs()
+    missed = table.loc[~table["found"].astype(bool), "effect_hu"].abs()
+    if found.empty:
+        lines.append(f"none was found: plant more than {missed.max():g} HU")
+    else:
+        beyond = found[found > missed.max()] if len(missed) else found
+        reliable = f"{beyond.min():g} HU" if len(beyond) else "none so far"
+        lines.append(
+            f"smallest that was found: {found.min():g} HU; smallest above which none was missed: "
+            f"{reliable}"
+        )
+    return lines
+
+
+def recovery_sentence(row: Mapping[str, Any]) -> str:
+    """One planted control in words.  row: of `recovery_table` or `compare_truth`."""
+    low, high = (number(row[end], "HU") for end in ("ci_low", "ci_high"))
+    return (
+        f"planted {number(row['truth'], 'HU')} HU as measured, recovered "
+        f"{number(row['debiased'], 'HU')} HU [{low}, {high}] debiased (slope {row['slope']:.2f}, "
+        f"bias {number(row['bias'], 'HU')} HU) and {number(row['model_implied'], 'HU')} HU "
+        f"model-implied: {'found' if row['found'] else 'not found'}"
+    )
 
 
 # Words ------------------------------------------------------------------------------------------

@@ -158,7 +158,7 @@ def methods_facts(
             "text_dropout": plan["text_dropout"],
         },
         "counterfactual": {
-            "mode": "from the mask",
+            "mode": f"from the {settings.counterfactual.source}",
             "steps": int(pairs["steps"].iloc[0]),
             "seeds": int(pairs["seed"].nunique()),
             "guidance_scale": float(pairs["guidance_scale"].iloc[0]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace
 
 if TYPE_CHECKING:
     from dgmvlc_cli.analysis.contrasts import Contrast
-    from dgmvlc_cli.cohort import Cohort
+    from dgmvlc_cli.cohort import Cohort, Question
     from dgmvlc_cli.measuring import MeasureTask
     from dgmvlc_cli.report.contents import ReportContents
 
@@ -27,27 +28,48 @@ def analyze(
     run: Run,
     *,
     attribute: str | None = None,
-    reference: str | None = None,
-    target: str | None = None,
+    reference: str | float | None = None,
+    target: str | float | None = None,
+    values: Sequence[str | float] = (),
+    edits: Mapping[str, str | float] | None = None,
 ) -> StageResult:
     """Measures of real scans and arms -> the four numbers per measure and region -> report.
 
-    In a workspace without a clinical table only the real scans are measured.
+    values: several levels or numbers; the report is of the first against the last, and the tables
+    of all levels or of the dose-response lie beside it.  In a workspace without a clinical table
+    only the real scans are measured.
     """
     if settings.table is None:
         return _measure_only(ws, settings, run)
     from dgmvlc_cli.analysis.effects import estimate_effects
     from dgmvlc_cli.analysis.trust import verdicts
-    from dgmvlc_cli.cohort import covariates, load_cohort, placebo_contrasts, study_contrast
-    from dgmvlc_cli.pairs import contrast_name
+    from dgmvlc_cli.cohort import (
+        Question,
+        asked_contrasts,
+        covariates,
+        load_cohort,
+        placebo_contrasts,
+    )
+    from dgmvlc_cli.pairs import folder_name, subjects_of
     from dgmvlc_cli.report.html import write_report
+    from dgmvlc_cli.stages.several import tables_of_several
 
     cohort = load_cohort(ws, settings)
-    contrast = study_contrast(settings, cohort, attribute, reference, target)
+    question = Question(
+        attribute=attribute,
+        reference=reference,
+        target=target,
+        values=tuple(values),
+        edits=tuple((edits or {}).items()),
+    )
+    *others, contrast = asked_contrasts(settings, cohort, question)
     placebos = placebo_contrasts(contrast, cohort)
     name = settings.train.model
-    pairs = {one: _read_pairs(ws, settings, cohort, one, contrast) for one in [contrast, *placebos]}
-    folder = ws.analysis(name, contrast_name(contrast))
+    pairs = {
+        one: read_pairs(ws, settings, cohort, one, question)
+        for one in [contrast, *placebos, *others]
+    }
+    folder = ws.analysis(name, folder_name(settings, contrast))
     adjusted = covariates(settings, cohort.schema, contrast)
     sidecar = _sidecar(ws, settings, folder, list(pairs), adjusted)
     if run.dry_run:
@@ -57,16 +79,24 @@ def analyze(
     run.reporter.note(f"analysis: {sidecar.why_stale()}")
     clock = Stopwatch()
     sidecar.invalidate()
-    measures = _measure(ws, settings, run, cohort, pairs)
-    effects = estimate_effects(measures, cohort.rows, contrast, placebos, adjusted, settings.seed)
+    measures = measure_arms(ws, settings, run, cohort, pairs)
+    # Arms made from a scan hold its outcome: they cannot help to predict it.
+    helped = settings.counterfactual.source == "mask"
+    effects = estimate_effects(
+        measures, cohort.rows, contrast, placebos, adjusted, settings.seed, helped=helped
+    )
+    series = [*others, contrast]
+    several = tables_of_several(measures, cohort, series, adjusted, settings.seed, helped)
+    informing = subjects_of(contrast, cohort)
     found = Findings(
         contrast=contrast,
-        pairs=pairs[contrast],
+        pairs=pairs[contrast][pairs[contrast]["subject"].isin(informing)],
         measures=measures,
         effects=effects,
         verdicts=verdicts(effects),
-        truth=_against_truth(ws, settings, effects, pairs[contrast]),
+        truth=_against_truth(ws, settings, effects, informing),
         covariates=adjusted,
+        several=several,
     )
     _write_tables(folder, found)
     run.reporter.note("writing the report")
@@ -87,6 +117,7 @@ class Findings:
     verdicts: pd.DataFrame
     truth: pd.DataFrame | None
     covariates: list[str]
+    several: dict[str, pd.DataFrame]
 
 
 def _sidecar(
@@ -97,10 +128,10 @@ def _sidecar(
     adjusted: list[str],
 ) -> Sidecar:
     """What the analysis depends on: pairs, scans, sentences, and how it is done."""
-    from dgmvlc_cli.pairs import contrast_name
+    from dgmvlc_cli.pairs import folder_name
 
     name, truth = settings.train.model, settings.analyze.truth
-    tables = [ws.contrast(name, contrast_name(one)) / "pairs.tsv" for one in contrasts]
+    tables = [ws.contrast(name, folder_name(settings, one)) / "pairs.tsv" for one in contrasts]
     inputs = {
         "pairs": workspace.sha256_files(tables),
         "scans": workspace.sha256_file(ws.subjects_path),
@@ -115,9 +146,17 @@ def _sidecar(
 
 
 def _write_tables(folder: Path, found: Findings) -> None:
+    from dgmvlc_cli.analysis.trust import placebo_calibration
+    from dgmvlc_cli.stages.several import SEVERAL
+
     workspace.write_table(folder / "measures.tsv", found.measures)
     workspace.write_table(folder / "effects.tsv", found.effects)
     workspace.write_table(folder / "verdicts.tsv", found.verdicts)
+    workspace.write_table(folder / "placebos.tsv", placebo_calibration(found.effects))
+    for name in SEVERAL:  # of an earlier run with other values
+        (folder / name).unlink(missing_ok=True)
+    for name, table in found.several.items():
+        workspace.write_table(folder / name, table)
     if found.truth is not None:
         workspace.write_table(folder / "truth.tsv", found.truth)
 
@@ -133,17 +172,18 @@ def _result(folder: Path, verdict: list[str], kept: bool = False) -> StageResult
     )
 
 
-def _read_pairs(
-    ws: Workspace, settings: Settings, cohort: Cohort, contrast: Contrast, asked: Contrast
+def read_pairs(
+    ws: Workspace, settings: Settings, cohort: Cohort, contrast: Contrast, question: Question
 ) -> pd.DataFrame:
     """pairs.tsv of a contrast, if its volumes come from the models, scans and sentences of now."""
     from dgmvlc_cli.pairs import pairs_sidecar
 
-    command = (
-        f"dgmvlc counterfactual --attribute {asked.attribute} "
-        f'--from "{asked.reference}" --to "{asked.target}"'
-    )
+    command = f"dgmvlc counterfactual {question.options}".rstrip()
+    if settings.counterfactual.source == "scan":
+        command += " --source scan"
     sidecar = pairs_sidecar(ws, settings, cohort, contrast)
+    only = (sidecar.previous() or {}).get("inputs", {}).get("only")
+    sidecar = pairs_sidecar(ws, settings, cohort, contrast, only)
     path = ws.require(sidecar.outputs[0], f"pairs for {contrast.text}", command)
     if not sidecar.is_current():
         raise DgmvlcError(
@@ -153,7 +193,7 @@ def _read_pairs(
     return workspace.read_table(path, dtype={"subject": str})
 
 
-def _measure(
+def measure_arms(
     ws: Workspace,
     settings: Settings,
     run: Run,
@@ -179,10 +219,10 @@ def _measure(
         for subject in cohort.subjects
         if subject in folds.index
     ]
-    return _measure_all(tasks, run)
+    return measure_all(tasks, run)
 
 
-def _measure_all(tasks: list[MeasureTask], run: Run) -> pd.DataFrame:
+def measure_all(tasks: list[MeasureTask], run: Run) -> pd.DataFrame:
     """The rows of every task, in an order that does not depend on workers."""
     from dgmvlc_cli.measuring import COLUMNS, measure_task
 
@@ -210,7 +250,7 @@ def _measure_only(ws: Workspace, settings: Settings, run: Run) -> StageResult:
         MeasureTask(workspace=ws, subject=one, fold=None, arms=(), grid=None, spacing_mm=0.0)
         for one in subjects
     ]
-    workspace.write_table(path, _measure_all(tasks, run))
+    workspace.write_table(path, measure_all(tasks, run))
     summary = [f"{len(subjects)} scans measured (there is no clinical table to learn from): {path}"]
     return StageResult(stage="analyze", summary=summary, facts={"measures": str(path)})
 
@@ -220,7 +260,7 @@ def _truth_path(ws: Workspace, truth: Path) -> Path:
 
 
 def _against_truth(
-    ws: Workspace, settings: Settings, effects: pd.DataFrame, pairs: pd.DataFrame
+    ws: Workspace, settings: Settings, effects: pd.DataFrame, subjects: list[str]
 ) -> pd.DataFrame | None:
     """Estimates beside the phantom's exact counterfactual truth, where the settings name it."""
     from dgmvlc_cli.analysis.trust import compare_truth
@@ -228,7 +268,21 @@ def _against_truth(
     if settings.analyze.truth is None:
         return None
     truth = workspace.read_table(_truth_path(ws, settings.analyze.truth), dtype={"subject": str})
-    return compare_truth(effects, truth, set(pairs["subject"]))
+    return compare_truth(effects, truth, subjects)
+
+
+def _planted_sentence(ws: Workspace, found: Findings) -> list[str]:
+    """Whether a planted control was recovered, in one sentence; none in another workspace."""
+    from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
+    from dgmvlc_cli.analysis.trust import recovery_sentence
+
+    planted = (workspace.read_json(ws.plant_path) or {}).get("inputs")
+    if planted is None or found.truth is None:
+        return []
+    truth = found.truth
+    here = (truth["measure"] == PRIMARY_MEASURE) & (truth["region"] == planted["region"])
+    said = [recovery_sentence(row) for row in truth[here].to_dict("records")]
+    return [f"Planted control, mean HU in {planted['region']}: {one}." for one in said]
 
 
 def _contents(
@@ -236,6 +290,7 @@ def _contents(
 ) -> ReportContents:
     """Everything that the report shows, gathered from the workspace."""
     from dgmvlc_cli.analysis.effects import balance
+    from dgmvlc_cli.analysis.levels import overlap_words
     from dgmvlc_cli.analysis.trust import summary_sentence
     from dgmvlc_cli.cohort import read_folds
     from dgmvlc_cli.report import assemble
@@ -245,13 +300,17 @@ def _contents(
     subjects = workspace.read_table(ws.subjects_path, dtype=str)
     loaded = assemble.load_pairs(ws, settings, pairs)
     folds = read_folds(ws, name)
-    fit = assemble.fit_table(loaded, folds, cohort.rows[contrast.attribute], contrast)
+    # The arms of a joint edit are nobody's own.
+    levels = cohort.rows.get(contrast.attribute, pd.Series(dtype=object))
+    fit = assemble.fit_table(loaded, folds, levels, contrast)
     return ReportContents(
         title=f"{contrast.text} in {ws.root.resolve().name}",
         contrast=contrast.text,
         attribute=contrast.attribute,
         verdict=[
             summary_sentence(found.verdicts, found.effects),
+            *_planted_sentence(ws, found),
+            *overlap_words(found.several.get("overlap.tsv", pd.DataFrame({"overlap": []}))),
             *assemble.calibration_sentence(fit),
         ],
         verdicts=found.verdicts,

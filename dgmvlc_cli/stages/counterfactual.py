@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterator
+import contextlib
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,13 +12,13 @@ import pandas as pd
 
 from dgmvlc_cli import parallel, workspace
 from dgmvlc_cli.config import Settings
-from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.stages.base import Run, StageResult, dry_run
 from dgmvlc_cli.workspace import Stopwatch, Workspace
 
 if TYPE_CHECKING:
     from dgmvlc_cli.analysis.contrasts import Contrast
-    from dgmvlc_cli.cohort import Cohort
+    from dgmvlc_cli.cohort import Cohort, Question
     from dgmvlc_cli.pairs import PairPlan, SubjectTask
     from dgmvlc_cli.text.encoders import Encoder
 
@@ -30,57 +31,109 @@ def counterfactual(
     run: Run,
     *,
     attribute: str | None = None,
-    reference: str | None = None,
-    target: str | None = None,
+    reference: str | float | None = None,
+    target: str | float | None = None,
+    values: Sequence[str | float] = (),
+    edits: Mapping[str, str | float] | None = None,
+    subjects: Sequence[str] | None = None,
 ) -> StageResult:
     """Pairs that differ in one attribute, same mask and noise, for held-out subjects.
 
-    The placebo contrasts are generated too: they are what this contrast must beat.
+    values: several levels or numbers at once, each against the first.  edits: several attributes
+    together, against the subject's own row.  subjects: only these.  The placebo contrasts are
+    generated too: they are what the contrast must beat.
     """
-    from dgmvlc_cli.cohort import load_cohort, placebo_contrasts, study_contrast
-    from dgmvlc_cli.pairs import contrast_name, pairs_sidecar
+    from dgmvlc_cli.cohort import Question, asked_contrasts, load_cohort, placebo_contrasts
+    from dgmvlc_cli.pairs import folder_name, pairs_sidecar
 
     cohort = load_cohort(ws, settings)
-    contrast = study_contrast(settings, cohort, attribute, reference, target)
-    contrasts = [contrast, *placebo_contrasts(contrast, cohort)]
-    tasks = _subject_tasks(ws, settings, run, cohort, contrasts)
+    question = Question(
+        attribute=attribute,
+        reference=reference,
+        target=target,
+        values=tuple(values),
+        edits=tuple((edits or {}).items()),
+    )
+    asked = asked_contrasts(settings, cohort, question)
+    placebos = [one for contrast in asked for one in placebo_contrasts(contrast, cohort)]
+    contrasts = list(dict.fromkeys([*asked, *placebos]))
+    tasks = _subject_tasks(ws, settings, run, cohort, contrasts, subjects)
     if run.dry_run:
         total = sum(len(task.pairs) for task in tasks)
         return dry_run("counterfactual", [f"{total} pairs in {len(contrasts)} contrasts"])
     clock = Stopwatch()
-    sidecars = {one: pairs_sidecar(ws, settings, cohort, one) for one in contrasts}
+    sidecars = {one: pairs_sidecar(ws, settings, cohort, one, subjects) for one in contrasts}
     for sidecar in sidecars.values():
         sidecar.invalidate()
     rows = _generate_all(tasks, run)
     for one, sidecar in sidecars.items():
-        table = rows[rows["attribute"] == one.attribute].sort_values(["subject", "seed"])
+        table = _rows_of(rows, one).sort_values(["subject", "seed"])
         workspace.write_table(sidecar.outputs[0], table)
         sidecar.write(seconds=clock.seconds, pairs=len(table))
-    pairs = int((rows["attribute"] == contrast.attribute).sum())
+    pairs = sum(len(_rows_of(rows, one)) for one in asked)
+    folders = [ws.contrast(settings.train.model, folder_name(settings, one)) for one in asked]
     summary = [
-        f"{contrast.text}: {pairs} pairs of held-out subjects, "
+        f"{'; '.join(one.text for one in asked)}: {pairs} pairs of held-out subjects, "
         f"and {len(rows) - pairs} placebo pairs, in {clock.seconds:.0f} s",
-        f"volumes: {ws.contrast(settings.train.model, contrast_name(contrast))}",
+        f"volumes: {', '.join(map(str, folders))}",
+        *_cautions(settings, cohort, asked, placebos, subjects),
     ]
-    if len(contrasts) == 1:
-        summary.append(
+    from_scan = " --source scan" if settings.counterfactual.source == "scan" else ""
+    facts = {
+        "contrasts": [one.text for one in asked],
+        "pairs": pairs,
+        "placebo_pairs": len(rows) - pairs,
+    }
+    return StageResult(
+        stage="counterfactual",
+        summary=summary,
+        facts=facts,
+        next_command=f"dgmvlc analyze {_options(question, asked)}{from_scan}",
+    )
+
+
+def _cautions(
+    settings: Settings,
+    cohort: Cohort,
+    asked: list[Contrast],
+    placebos: list[Contrast],
+    subjects: Sequence[str] | None,
+) -> list[str]:
+    """What a reader of these pairs must know."""
+    lines = []
+    if settings.counterfactual.source == "scan":
+        lines.append(
+            "from the scan: analyze with `--source scan`; these arms hold the scan itself, so the "
+            "debiased effect is estimated without them"
+        )
+    if not placebos:
+        lines.append(
             f"no placebos: they are shuffled copies of {cohort.studied}; to study "
-            f"{contrast.attribute}, set it under [study] and run describe and train again"
+            f"{asked[-1].attribute}, set it under [study] and run describe and train again"
         )
     if settings.counterfactual.guidance_scale != 1.0:
-        summary.append("guidance other than 1 distorts effect sizes: for pictures only")
-    facts = {"contrast": contrast.text, "pairs": pairs, "placebo_pairs": len(rows) - pairs}
-    return StageResult(
-        stage="counterfactual", summary=summary, facts=facts, next_command=_next(contrast)
-    )
+        lines.append("guidance other than 1 distorts effect sizes: for pictures only")
+    if subjects is not None:
+        lines.append("chosen subjects only: for pictures, too few for an effect")
+    return lines
 
 
-def _next(contrast: Contrast) -> str:
-    levels = " ".join(
-        f"--{side} {shlex.quote(f'{level:g}' if isinstance(level, float) else str(level))}"
-        for side, level in (("from", contrast.reference), ("to", contrast.target))
-    )
-    return f"dgmvlc analyze --attribute {contrast.attribute} {levels}"
+def _options(question: Question, asked: list[Contrast]) -> str:
+    """The question as options, its contrast spelt out."""
+    from dgmvlc_cli.cohort import Question
+
+    if question.edits or question.values:
+        return question.options
+    (one,) = asked
+    return Question(attribute=one.attribute, reference=one.reference, target=one.target).options
+
+
+def _rows_of(rows: pd.DataFrame, contrast: Contrast) -> pd.DataFrame:
+    """The pairs of one contrast."""
+    same = rows["attribute"] == contrast.attribute
+    for side, level in (("reference", contrast.reference), ("target", contrast.target)):
+        same &= rows[side] == level
+    return rows[same]
 
 
 def _generate_all(tasks: list[SubjectTask], run: Run) -> pd.DataFrame:
@@ -97,7 +150,12 @@ def _generate_all(tasks: list[SubjectTask], run: Run) -> pd.DataFrame:
 
 
 def _subject_tasks(
-    ws: Workspace, settings: Settings, run: Run, cohort: Cohort, contrasts: list[Contrast]
+    ws: Workspace,
+    settings: Settings,
+    run: Run,
+    cohort: Cohort,
+    contrasts: list[Contrast],
+    subjects: Sequence[str] | None,
 ) -> list[SubjectTask]:
     """All pairs of all contrasts, cut by fold and a few subjects at a time."""
     from dgmvlc_cli.cohort import read_folds, require_current_model
@@ -106,6 +164,8 @@ def _subject_tasks(
     name = settings.train.model
     folds = read_folds(ws, name)
     folds = folds[folds.index.isin(cohort.subjects)]
+    if subjects is not None:
+        folds = folds.loc[_known(subjects, list(folds.index))]
     plans = _pair_plans(ws, settings, cohort, contrasts, set(folds.index))
     chosen = settings.counterfactual
     sampling = Sampling(
@@ -114,6 +174,7 @@ def _subject_tasks(
         steps=chosen.steps,
         guidance_scale=chosen.guidance_scale,
         batch_size=chosen.batch_size,
+        differences=chosen.differences,
     )
     tasks = []
     for fold in sorted(folds.unique()):
@@ -144,25 +205,29 @@ def _pair_plans(
     known: set[str],
 ) -> dict[str, list[PairPlan]]:
     """Subject -> its pairs, with edited sentences and their embeddings."""
-    from dgmvlc_cli.pairs import PairPlan, arm_sentences, contrast_name, subjects_of
+    from dgmvlc_cli.pairs import PairPlan, arm_sentences, folder_name, subjects_of
+    from dgmvlc_cli.text.edits import ContradictionError
     from dgmvlc_cli.text.encoders import encode_cached, load_encoder
 
-    wanted = [
-        (
-            subject,
-            contrast,
-            arm_sentences(_row(cohort, subject), contrast, cohort.schema, cohort.rows),
-        )
-        for contrast in contrasts
-        for subject in subjects_of(contrast, cohort.rows)
-        if subject in known
-    ]
+    wanted = []
+    for contrast in contrasts:
+        series = [one for one in contrasts if one.attribute == contrast.attribute]
+        for subject in subjects_of(contrast, cohort, series):
+            if subject in known:
+                # Pack-years of a never smoker are not asked for.
+                with contextlib.suppress(ContradictionError):
+                    row = _row(cohort, subject)
+                    pair = arm_sentences(row, contrast, cohort.schema, cohort.rows)
+                    wanted.append((subject, contrast, pair))
     if not wanted:
         raise DgmvlcError(
             f"No held-out subject informs {contrasts[0].text}.",
             "Choose levels that occur in text/prompts.tsv.",
         )
-    texts = sorted({text for _, _, pair in wanted for text in pair})
+    from_scan = settings.counterfactual.source == "scan"
+    own = cohort.sentences
+    said = {text for _, _, pair in wanted for text in pair}
+    texts = sorted(said | {own[subject] for subject, *_ in wanted if from_scan})
     encoder = load_encoder(settings.study.text_encoder)
     _require_encoder(ws, settings, encoder)
     encoded = encode_cached(encoder, texts, ws.text / "embeddings.npz")
@@ -172,9 +237,10 @@ def _pair_plans(
         plan = PairPlan(
             subject=subject,
             contrast=contrast,
-            folder=ws.contrast(settings.train.model, contrast_name(contrast)),
+            folder=ws.contrast(settings.train.model, folder_name(settings, contrast)),
             sentences=sentences,
             embeddings=np.stack([embedding[text] for text in sentences]),
+            factual=(own[subject], embedding[own[subject]]) if from_scan else None,
         )
         plans.setdefault(subject, []).append(plan)
     return plans
@@ -189,6 +255,18 @@ def _require_encoder(ws: Workspace, settings: Settings, encoder: Encoder) -> Non
             f"The model was trained with another text encoder than {encoder.name}.",
             "Set `text_encoder` under [study] back, or run `dgmvlc train` again.",
         )
+
+
+def _known(subjects: Sequence[str], held_out: list[str]) -> list[str]:
+    """The subjects asked for, checked."""
+    for one in subjects:
+        if one not in held_out:
+            near = difflib.get_close_matches(one, held_out, n=1)
+            guess = f"Did you mean {near[0]!r}? " if near else ""
+            raise UsageError(
+                f"No held-out subject is called {one!r}.", f"{guess}The ids are in subjects.tsv."
+            )
+    return list(dict.fromkeys(subjects))
 
 
 def _row(cohort: Cohort, subject: str) -> dict[str, Any]:

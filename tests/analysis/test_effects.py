@@ -16,6 +16,7 @@ from dgmvlc_cli.analysis.effects import (
     debiased,
     estimate_effects,
     fold_effects,
+    mixed,
     model_implied,
     observed,
     overlap,
@@ -57,6 +58,7 @@ def test_the_table_has_every_kind_for_every_outcome(effects):
     kinds = effects.groupby("kind").size().to_dict()
     assert kinds == {
         "model_implied": 4,
+        "mixed": 4,
         "observed": 4,
         "debiased": 4,
         "placebo": 8,
@@ -93,6 +95,22 @@ def test_model_implied_is_the_paired_t_test(study):
     assert (row["ci_low"], row["ci_high"]) == pytest.approx((low, high))
     assert row["p"] == 1 / (1 + FLIPS)
     assert f"d_z {differences.mean() / differences.std(ddof=1):.2f}" in row["method"]
+
+
+def test_the_mixed_model_stands_beside_and_names_its_components(study):
+    measures, _ = study
+    paired, beside = model_implied(measures, SMOKING), mixed(measures, SMOKING)
+    assert beside["effect"].to_numpy() == pytest.approx(paired["effect"], rel=0.02)
+    assert (beside["kind"] == "mixed").all()
+    # Both arms of a seed are shifted alike, so the seeds' differences are the same.
+    assert beside["method"].str.contains("0 between seeds").all()
+    shifted = measures.copy()
+    shifted.loc[(shifted["fold"] == 1) & (shifted["arm"] == SMOKING.arms[1]), "value"] += 12
+    disagreeing = mixed(shifted, SMOKING).iloc[0]
+    assert disagreeing["ci_high"] - disagreeing["ci_low"] > 50
+    assert float(disagreeing["method"].split("SD ")[1].split()[0]) == pytest.approx(
+        12 / np.sqrt(2), rel=0.1
+    )
 
 
 def test_seeds_are_no_subjects(study):
@@ -209,6 +227,24 @@ def test_a_measure_the_mask_holds_fixed_is_not_taken_for_a_prediction(study):
     assert "generator weight 0.00" in debiased(fixed, design, SMOKING, COVARIATES).iloc[0]["method"]
 
 
+def test_arms_made_from_the_scan_do_not_explain_it(study):
+    measures, design = study
+    scans = measures[measures["arm"] == "observed"]
+    # Both arms are the scan itself, moved by 12 HU: a perfect but worthless prediction.
+    arms = [
+        scans.assign(arm=SMOKING.arms[k], seed=0, value=scans["value"] + 12 * k) for k in (0, 1)
+    ]
+    leaking = pd.concat([scans, *arms])
+    free = debiased(leaking, design, SMOKING, COVARIATES, helped=False).iloc[0]
+    plain = observed(leaking, design, SMOKING, COVARIATES).iloc[0]
+    trusting = debiased(leaking, design, SMOKING, COVARIATES).iloc[0]
+    assert trusting["ci_low"] > EFFECT + 15  # what must not happen: sure, and far off
+    assert free["effect"] == pytest.approx(plain["effect"], abs=1)
+    assert "generator weight 0.00" in free["method"]
+    width = plain["ci_high"] - plain["ci_low"]
+    assert free["ci_high"] - free["ci_low"] == pytest.approx(width, rel=0.15)
+
+
 def test_what_cannot_be_estimated_is_missing_with_the_reason(study):
     measures, design = study
     few = design.assign(smoking=np.where(np.arange(96) < 93, *LEVELS))
@@ -260,9 +296,12 @@ def test_overlap_weights_balance_the_covariates(study):
     assert table["smd_raw"].abs().max() > 0.3
     assert table["smd_weighted"].abs().max() < 0.5 * table["smd_raw"].abs().max()
     shared = overlap(design, SMOKING, COVARIATES)
-    assert shared["n_reference"] + shared["n_target"] == 96
-    assert 0 < shared["propensity_low"] < shared["propensity_high"] < 1
-    assert shared["effective_n"] <= 96
+    assert list(shared["level"]) == list(LEVELS)
+    assert shared["n"].sum() == 96
+    assert (shared["propensity_low"] > 0).all() and (shared["propensity_high"] < 1).all()
+    assert (shared["effective_n"] <= shared["n"]).all()
+    assert set(shared["overlap"]) == {"good"}
+    assert overlap(design, Contrast("age", 51, 69), ["sex"]).empty
     assert balance(design, Contrast("age", 51, 69), ["sex"]).empty
 
 

@@ -15,6 +15,9 @@ from dgmvlc_cli.analysis.trust import (
     number,
     placebo_calibration,
     placebo_coverage,
+    recovery_slope,
+    recovery_table,
+    recovery_words,
     summary_sentence,
     verdicts,
 )
@@ -171,6 +174,30 @@ def test_truth_is_averaged_over_the_subjects_used():
     assert got.debiased_covers and not got.observed_covers
     assert compare_truth(effects, truth).loc[0, "truth"] == -48
     assert compare_truth(effects, truth.assign(attribute="age")).empty
+
+
+def control(effect_hu: float, debiased: float, found: bool) -> tuple[dict, pd.DataFrame]:
+    """A planted control and its comparison with the truth."""
+    row = {
+        "measure": "mean_hu", "region": "upper", "n": 96, "truth": effect_hu, "unit": "HU",
+        "model_implied": debiased / 2, "observed": debiased, "debiased": debiased,
+        "ci_low": debiased - 9, "ci_high": debiased + 9, "debiased_covers": True,
+        "bias": debiased - effect_hu, "slope": debiased / effect_hu, "found": found,
+    }  # fmt: skip
+    plant = {"effect_hu": effect_hu, "region": "upper", "model": "flow"}
+    return plant, pd.DataFrame([row, row | {"region": "lower", "truth": 0.0}])
+
+
+def test_a_series_of_plants_gives_the_slope_and_the_smallest_that_was_found():
+    table = recovery_table([control(20, 18, True), control(5, 2, False), control(-10, -11, True)])
+    assert table["effect_hu"].tolist() == [5, -10, 20]
+    assert recovery_slope(table) == pytest.approx(stats.linregress([0, 5, -5, 10, -10, 20, -20],
+        [0, 2, -2, 11, -11, 18, -18]).slope)  # fmt: skip
+    said = recovery_words(table)
+    assert "planted 20 HU as measured, recovered 18 HU [9, 27]" in said[2]
+    assert "smallest that was found: 10 HU" in said[-1]
+    nothing = recovery_words(recovery_table([control(5, 2, False)]))
+    assert nothing[-1] == "none was found: plant more than 5 HU"
 
 
 @pytest.mark.parametrize(

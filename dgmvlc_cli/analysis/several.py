@@ -1,0 +1,206 @@
+"""More than two levels of an attribute: all pairs of levels, or the response to a dose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from dgmvlc_cli.analysis import levels as several_levels
+from dgmvlc_cli.analysis.contrasts import Contrast, Outcome, arm_name, unique_subjects
+from dgmvlc_cli.analysis.effects import (
+    CONFIDENCE,
+    Estimate,
+    adjust,
+    debiased,
+    effect_rows,
+    model_implied,
+    observed,
+)
+from dgmvlc_cli.analysis.levels import LevelSplit
+from dgmvlc_cli.analysis.mixed import fit_mixed
+from dgmvlc_cli.analysis.readings import Readings
+from dgmvlc_cli.workspace import generator
+
+DOSE_COLUMNS = (
+    "measure",
+    "region",
+    "attribute",
+    "kind",
+    "value",
+    "n",
+    "effect",
+    "ci_low",
+    "ci_high",
+    "p",
+    "unit",
+    "method",
+)
+
+
+# Levels -----------------------------------------------------------------------------------------
+
+
+def level_effects(
+    measures: pd.DataFrame | Readings,
+    design: pd.DataFrame,
+    attribute: str,
+    names: Sequence[str],
+    covariates: Sequence[str],
+    seed: int = 0,
+    *,
+    helped: bool = True,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All pairs of levels in one population, and who can be compared.
+
+    Returns rows of `effects.EFFECT_COLUMNS` of the kinds model_implied and debiased_levels, and
+    the table of `levels.diagnose_overlap` (empty where too few subjects stand at a level).  The
+    generator's predictions enter where there are arms of every level, and helped (see
+    `effects.debiased`).
+    """
+    readings, design = Readings.of(measures), unique_subjects(design)
+    subjects = several_levels.levels_of(design, attribute, names, covariates)
+    pairs = [Contrast(attribute, one, other) for one, other in combinations(names, 2)]
+    parts = [model_implied(readings, pair, seed) for pair in pairs]
+    if subjects.problem:
+        said = Estimate.missing(len(subjects.codes), subjects.problem)
+        for pair in pairs:
+            found = dict.fromkeys(readings.outcomes, said)
+            parts.append(effect_rows(readings, pair, "debiased_levels", found))
+        return adjust(pd.concat(parts, ignore_index=True)), pd.DataFrame()
+    rng = generator(seed, attribute, *names, "cross-fitting")
+    splits = several_levels.level_splits(subjects.codes.to_numpy(), subjects.x.to_numpy(), rng)
+    results = _debias_levels(readings, subjects, splits, helped)
+    parts += [
+        effect_rows(readings, pair, "debiased_levels", found)
+        for pair, found in zip(pairs, results, strict=True)
+    ]
+    effects = adjust(pd.concat(parts, ignore_index=True))
+    return effects, several_levels.diagnose_overlap(subjects, splits)
+
+
+def _debias_levels(
+    readings: Readings, subjects: several_levels.Levels, splits: list[LevelSplit], helped: bool
+) -> list[dict[Outcome, Estimate]]:
+    """Estimates of every outcome, for each pair of levels."""
+    y = readings.scans().reindex(subjects.codes.index)
+    arms = readings.predictions_of([arm_name(subjects.attribute, one) for one in subjects.names])
+    complete = y.notna().all().to_numpy() & (np.ptp(y.to_numpy(), axis=0) > 0)
+    helped = helped and bool(arms) and set(y.index) <= set(arms[0].index)
+    m = np.stack([arm.loc[y.index].to_numpy() for arm in arms]) if helped else None
+    if m is not None:
+        complete &= np.isfinite(m).all(axis=(0, 1))
+        m = m[:, :, complete]
+    fits = several_levels.debias_levels(
+        y.to_numpy()[:, complete],
+        subjects.codes.to_numpy(),
+        subjects.x.to_numpy(),
+        m,
+        splits,
+    )
+    said = "helped by the generator" if helped else "without the generator"
+    method = f"cross-fitted AIPW, generalised overlap weights over {len(subjects.names)} levels"
+    absent = Estimate.missing(len(y), "missing in some subject, or without variation")
+    results = []
+    for fit in fits.values():
+        found: dict[Outcome, Estimate] = dict.fromkeys(readings.outcomes, absent)
+        for j, outcome in enumerate(np.flatnonzero(complete)):
+            half = stats.t.ppf((1 + CONFIDENCE) / 2, fit.dof[j]) * fit.se[j]
+            p = 2 * stats.t.sf(abs(fit.effect[j]) / fit.se[j], fit.dof[j])
+            found[readings.outcomes[outcome]] = Estimate.around(
+                len(y), float(fit.effect[j]), float(half), float(p), f"{method}, {said}"
+            )
+        results.append(found)
+    return results
+
+
+# Doses ------------------------------------------------------------------------------------------
+
+
+def dose_response(
+    measures: pd.DataFrame | Readings,
+    design: pd.DataFrame,
+    attribute: str,
+    values: Sequence[float],
+    covariates: Sequence[str],
+    seed: int = 0,
+    *,
+    helped: bool = True,
+) -> pd.DataFrame:
+    """The response of every measure and region to a numeric attribute: `DOSE_COLUMNS`.
+
+    Kinds: "arm", the mean paired change from the first value, one row for each (the first is 0);
+    and per unit of the attribute "slope" (each subject's least-squares slope over its arms, mean
+    over subjects, paired t interval; with the same values for everybody it is the fixed slope of a
+    mixed model with a random slope for each subject), "slope_mixed" (the same with folds as a
+    sample of trainings), "slope_observed" and "slope_debiased" (real scans, as `effects.observed`
+    and `effects.debiased`).  Subjects are the unit: seeds are averaged first.
+    """
+    readings, design = Readings.of(measures), unique_subjects(design)
+    arms = readings.arms_by_fold([arm_name(attribute, value) for value in values])
+    dose = np.asarray(values, dtype=float)
+    step = float(dose[-1] - dose[0])
+    whole = Contrast(attribute, float(dose[0]), float(dose[-1]))
+    kinds = {
+        "slope_observed": observed(readings, design, whole, covariates),
+        "slope_debiased": debiased(readings, design, whole, covariates, seed, helped=helped),
+    }
+    real = {
+        kind: {(row["measure"], row["region"]): row for row in table.to_dict("records")}
+        for kind, table in kinds.items()
+    }
+    rows = []
+    for j, (outcome, unit) in enumerate(readings.units.items()):
+        response = np.column_stack([arm.iloc[:, j] for arm in arms]) if arms else np.empty((0, 1))
+        known = np.isfinite(response).all(axis=1)
+        fold = arms[0].index.get_level_values("fold").to_numpy()[known] if arms else np.empty(0)
+        for kind, value, said, units in _responses(response[known], fold, dose, unit):
+            rows.append((*outcome, attribute, kind, value, *_numbers(said), units, said.method))
+        for kind, found in real.items():
+            row = found[outcome]
+            effect, *ends = (row[name] / step for name in ("effect", "ci_low", "ci_high"))
+            numbers = (row["n"], effect, *sorted(ends), row["p"])
+            per = f"{unit} per unit"
+            rows.append((*outcome, attribute, kind, np.nan, *numbers, per, row["method"]))
+    return pd.DataFrame(rows, columns=list(DOSE_COLUMNS))
+
+
+def _numbers(said: Estimate) -> tuple[int, float, float, float, float]:
+    return said.n, said.effect, said.ci_low, said.ci_high, said.p
+
+
+def _responses(
+    response: np.ndarray, fold: np.ndarray, dose: np.ndarray, unit: str
+) -> list[tuple[str, float, Estimate, str]]:
+    """(kind, value, estimate, unit) of one outcome.  response: (n, values), finite."""
+    if len(response) < 2:
+        lacking = Estimate.missing(len(response), "fewer than 2 subjects have all arms")
+        return [("slope", np.nan, lacking, f"{unit} per unit")]
+    change = response - response[:, :1]
+    found = [
+        ("arm", float(value), _paired(change[:, k], "paired t interval"), unit)
+        for k, value in enumerate(dose)
+    ]
+    centred = dose - dose.mean()
+    slopes = response @ centred / (centred @ centred)
+    per = f"{unit} per unit"
+    found.append(("slope", np.nan, _paired(slopes, "per-subject slope, t interval"), per))
+    if np.ptp(slopes) > 0:
+        fit = fit_mixed(slopes, fold)
+        p = float(2 * stats.t.sf(abs(fit.effect) / fit.se, fit.dof))
+        method = f"mixed model of the slopes over subject and fold, REML, {fit.dof:.3g} d.f."
+        said = Estimate(slopes.size, fit.effect, *fit.interval(CONFIDENCE), p, method)
+        found.append(("slope_mixed", np.nan, said, per))
+    return found
+
+
+def _paired(d: np.ndarray, method: str) -> Estimate:
+    if not d.any():
+        return Estimate(d.size, 0.0, 0.0, 0.0, 1.0, method)
+    error = float(stats.sem(d))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, d.size - 1)) * error
+    p = float(2 * stats.t.sf(abs(d.mean()) / error, d.size - 1)) if error else float("nan")
+    return Estimate.around(d.size, float(d.mean()), half, p, method)
