@@ -57,20 +57,25 @@ class Anatomy:
         return self.lungs & chosen.reshape(shape)
 
     @cached_property
-    def rind(self) -> np.ndarray:
-        """(z, y, x) bool: lung within `RIND_MM` of the lungs' outer surface.
+    def depth_mm(self) -> np.ndarray:
+        """(z, y, x) float32: distance of each lung voxel to the lungs' outer surface, 0 elsewhere.
 
-        Airways inside the lung are no surface.  A voxel's depth is the distance from its centre to
-        the nearest centre outside, less half a voxel: the surface runs between the two.
+        Airways inside the lung are no surface.  The distance runs from the voxel's centre to the
+        nearest centre outside, less half a voxel: the surface lies between the two.
         """
         inside = self.lungs[self.box] | (self.labels[self.box] == Tissue.AIRWAY)
-        rind = np.zeros_like(self.lungs)
+        depth_mm = np.zeros(self.lungs.shape, np.float32)
         if inside.size:
             padded = np.pad(inside, 1)
-            depth_mm = ndimage.distance_transform_edt(padded, sampling=self.spacing_mm)
-            depth_mm = depth_mm[1:-1, 1:-1, 1:-1] - 0.5 * min(self.spacing_mm)
-            rind[self.box] = self.lungs[self.box] & (depth_mm <= RIND_MM)
-        return rind
+            distance = ndimage.distance_transform_edt(padded, sampling=self.spacing_mm)
+            distance = distance[1:-1, 1:-1, 1:-1] - 0.5 * min(self.spacing_mm)
+            depth_mm[self.box] = np.where(self.lungs[self.box], distance, 0.0)
+        return depth_mm
+
+    @cached_property
+    def rind(self) -> np.ndarray:
+        """(z, y, x) bool: lung within `RIND_MM` of the lungs' outer surface."""
+        return self.lungs & (self.depth_mm <= RIND_MM)
 
 
 @dataclass(frozen=True)

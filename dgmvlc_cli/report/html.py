@@ -20,6 +20,7 @@ from dgmvlc_cli.analysis.contrasts import Contrast
 from dgmvlc_cli.analysis.effects import fold_effects
 from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
 from dgmvlc_cli.analysis.zones import CONTROL_REGIONS
+from dgmvlc_cli.mapping import summary_table
 from dgmvlc_cli.report import words
 from dgmvlc_cli.report.contents import ReportContents, records
 from dgmvlc_cli.report.drawing import Drawing, data_uri
@@ -36,6 +37,9 @@ from dgmvlc_cli.workspace import write_text
 
 SCHEMA_VERSION = 1
 """Of report.json; raised whenever a key changes its meaning or goes away."""
+
+MOST_JSON_ROWS = 1000
+"""Of one figure's data in report.json; a longer table (the cells of a map) is in its TSV alone."""
 
 MAX_THUMBNAILS = 24
 THUMBNAIL_PIXELS = 280
@@ -253,10 +257,17 @@ def _pairs_context(contents: ReportContents) -> dict[str, Any]:
     thumbnails, unreadable = qc_thumbnails(contents.qc)
     return {
         "packed": packed,
+        "pair_count": max(len(contents.summaries), len(contents.pairs)),
+        "map_rows": map_rows(contents),
         "viewer": viewer_settings(contents.pairs, contents.levels) if packed else None,
         "thumbnails": thumbnails,
         "unreadable": unreadable,
     }
+
+
+def map_rows(contents: ReportContents) -> list[dict[str, Any]]:
+    """One row for each group map, as maps.tsv holds them."""
+    return [] if contents.maps is None else records(summary_table(contents.maps, contents.contrast))
 
 
 def qc_thumbnails(paths: Sequence[tuple[str, Path]]) -> tuple[list[tuple[str, str]], list[str]]:
@@ -363,13 +374,15 @@ def report_json(
         "failures": contents.failures,
         "fit": contents.fit,
         "training": {str(fold): log for fold, log in contents.training.items()},
+        "maps": map_rows(contents),
         "pairs": [
             {"subject": pair.subject, "sentences": [pair.reference_sentence, pair.target_sentence]}
             for pair in contents.pairs
         ],
         "figures": [
             {"name": name, "title": drawing.title, "caption": drawing.caption}
-            | {"files": files[name], "data": drawing.data}
+            | {"files": files[name]}
+            | {"data": drawing.data if len(drawing.data) <= MOST_JSON_ROWS else None}
             for name, drawing in drawings.items()
         ],
         "guidance_scale": contents.guidance_scale,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -17,7 +17,9 @@ from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace
 if TYPE_CHECKING:
     from dgmvlc_cli.analysis.contrasts import Contrast
     from dgmvlc_cli.cohort import Cohort
-    from dgmvlc_cli.measuring import MeasureTask
+    from dgmvlc_cli.mapping import Maps
+    from dgmvlc_cli.measuring import Look, MeasureTask
+    from dgmvlc_cli.phantom import PhantomSettings
     from dgmvlc_cli.report.contents import ReportContents
 
 
@@ -39,6 +41,7 @@ def analyze(
     from dgmvlc_cli.analysis.effects import estimate_effects
     from dgmvlc_cli.analysis.trust import verdicts
     from dgmvlc_cli.cohort import covariates, load_cohort, placebo_contrasts, study_contrast
+    from dgmvlc_cli.measuring import measures_table
     from dgmvlc_cli.pairs import contrast_name
     from dgmvlc_cli.report.html import write_report
 
@@ -57,7 +60,8 @@ def analyze(
     run.reporter.note(f"analysis: {sidecar.why_stale()}")
     clock = Stopwatch()
     sidecar.invalidate()
-    measures = _measure(ws, settings, run, cohort, pairs)
+    looks = _look(ws, settings, run, cohort, pairs)
+    measures = measures_table(looks)
     effects = estimate_effects(measures, cohort.rows, contrast, placebos, adjusted, settings.seed)
     found = Findings(
         contrast=contrast,
@@ -67,6 +71,8 @@ def analyze(
         verdicts=verdicts(effects),
         truth=_against_truth(ws, settings, effects, pairs[contrast]),
         covariates=adjusted,
+        looks=looks,
+        maps=_maps(ws, settings, run, cohort, list(pairs), adjusted, looks),
     )
     _write_tables(folder, found)
     run.reporter.note("writing the report")
@@ -87,6 +93,8 @@ class Findings:
     verdicts: pd.DataFrame
     truth: pd.DataFrame | None
     covariates: list[str]
+    looks: list[Look]
+    maps: Maps
 
 
 def _sidecar(
@@ -110,7 +118,9 @@ def _sidecar(
         "seed": settings.seed,
         "version": __version__,
     }
-    outputs = tuple(folder / one for one in ("measures.tsv", "effects.tsv", "report.html"))
+    outputs = tuple(
+        folder / one for one in ("measures.tsv", "effects.tsv", "maps.tsv", "report.html")
+    )
     return Sidecar(path=folder / "analysis.json", inputs=inputs, outputs=outputs)
 
 
@@ -120,6 +130,10 @@ def _write_tables(folder: Path, found: Findings) -> None:
     workspace.write_table(folder / "verdicts.tsv", found.verdicts)
     if found.truth is not None:
         workspace.write_table(folder / "truth.tsv", found.truth)
+    from dgmvlc_cli.mapping import summary_table, write_maps
+
+    workspace.write_table(folder / "maps.tsv", summary_table(found.maps, found.contrast.text))
+    write_maps(folder / "maps", found.maps)
 
 
 def _result(folder: Path, verdict: list[str], kept: bool = False) -> StageResult:
@@ -153,20 +167,24 @@ def _read_pairs(
     return workspace.read_table(path, dtype={"subject": str})
 
 
-def _measure(
+def _look(
     ws: Workspace,
     settings: Settings,
     run: Run,
     cohort: Cohort,
     pairs: dict[Contrast, pd.DataFrame],
-) -> pd.DataFrame:
-    """measures.tsv of every held-out subject: the real scan and all its arms."""
+) -> list[Look]:
+    """Every held-out subject's real scan and all its arms, measured and mapped in one reading."""
     from dgmvlc_cli.cohort import model_grid, read_folds
     from dgmvlc_cli.measuring import MeasureTask, arms_of
+    from dgmvlc_cli.report.viewer import MAX_SUBJECTS
 
     folds = read_folds(ws, settings.train.model)
     arms = arms_of(pairs, ws.root)
     grid, spacing_mm = model_grid(ws, settings.train.model)
+    studied = next(iter(pairs.values())).drop_duplicates("subject").set_index("subject")
+    sentences = studied[["reference_sentence", "target_sentence"]]
+    shown = set(sorted(studied.index)[:MAX_SUBJECTS])
     tasks = [
         MeasureTask(
             workspace=ws,
@@ -175,32 +193,66 @@ def _measure(
             arms=tuple(arms.get(subject, ())),
             grid=grid,
             spacing_mm=spacing_mm,
+            contrasts=tuple(pairs),
+            sentences=tuple(sentences.loc[subject]) if subject in studied.index else ("", ""),
+            keep_images=subject in shown,
         )
         for subject in cohort.subjects
         if subject in folds.index
     ]
-    return _measure_all(tasks, run)
+    return _look_at_all(tasks, run)
 
 
-def _measure_all(tasks: list[MeasureTask], run: Run) -> pd.DataFrame:
-    """The rows of every task, in an order that does not depend on workers."""
-    from dgmvlc_cli.measuring import COLUMNS, measure_task
+def _look_at_all(tasks: list[MeasureTask], run: Run) -> list[Look]:
+    """The look at every task, by subject, whatever the workers did first."""
+    from dgmvlc_cli.measuring import look_at
 
-    rows: list[dict[str, Any]] = []
+    looks: list[Look] = []
     with run.reporter.track("measure", len(tasks)) as advance:
-        for outcome in parallel.run(measure_task, tasks, run.workers):
+        for outcome in parallel.run(look_at, tasks, run.workers):
             if outcome.error is not None:
                 raise outcome.error
-            rows += outcome.result or []
+            if outcome.result is not None:
+                looks.append(outcome.result)
             advance()
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    return table.sort_values(["subject", "arm", "seed"], kind="stable", ignore_index=True)
+    return sorted(looks, key=lambda look: look.subject)
+
+
+def _maps(
+    ws: Workspace,
+    settings: Settings,
+    run: Run,
+    cohort: Cohort,
+    contrasts: list[Contrast],
+    adjusted: list[str],
+    looks: list[Look],
+) -> Maps:
+    """Group maps with inference, and the phantom's true one where the settings name the truth."""
+    from dgmvlc_cli.mapping import group_maps, true_map
+
+    run.reporter.note("maps: where in the lung")
+    maps = group_maps(looks, cohort.rows, contrasts, adjusted, settings.seed)
+    phantom = _phantom(ws, settings) if settings.analyze.truth else None
+    if phantom is None:
+        return maps
+    subjects = [one.subject for one in looks if contrasts[0].text in one.difference_maps]
+    known = true_map(phantom, contrasts[0], subjects, run.workers)
+    return maps if known is None else replace(maps, truth=known[0], truth_n=known[1])
+
+
+def _phantom(ws: Workspace, settings: Settings) -> PhantomSettings | None:
+    """The settings of the synthetic cohort that the scans are; None where they are not one."""
+    from dgmvlc_cli.phantom import PhantomSettings
+    from dgmvlc_cli.report.assemble import phantom_record
+
+    record = phantom_record(ws, settings)
+    return PhantomSettings(**record["settings"]) if record else None
 
 
 def _measure_only(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     """Measures of the preprocessed scans alone."""
     from dgmvlc_cli.cohort import ready_subjects
-    from dgmvlc_cli.measuring import MeasureTask
+    from dgmvlc_cli.measuring import MeasureTask, measures_table
 
     subjects = ready_subjects(ws)
     path = ws.root / "analysis" / "measures.tsv"
@@ -210,7 +262,7 @@ def _measure_only(ws: Workspace, settings: Settings, run: Run) -> StageResult:
         MeasureTask(workspace=ws, subject=one, fold=None, arms=(), grid=None, spacing_mm=0.0)
         for one in subjects
     ]
-    workspace.write_table(path, _measure_all(tasks, run))
+    workspace.write_table(path, measures_table(_look_at_all(tasks, run)))
     summary = [f"{len(subjects)} scans measured (there is no clinical table to learn from): {path}"]
     return StageResult(stage="analyze", summary=summary, facts={"measures": str(path)})
 
@@ -237,15 +289,12 @@ def _contents(
     """Everything that the report shows, gathered from the workspace."""
     from dgmvlc_cli.analysis.effects import balance
     from dgmvlc_cli.analysis.trust import summary_sentence
-    from dgmvlc_cli.cohort import read_folds
     from dgmvlc_cli.report import assemble
     from dgmvlc_cli.report.contents import ReportContents
 
     name, contrast, pairs = settings.train.model, found.contrast, found.pairs
     subjects = workspace.read_table(ws.subjects_path, dtype=str)
-    loaded = assemble.load_pairs(ws, settings, pairs)
-    folds = read_folds(ws, name)
-    fit = assemble.fit_table(loaded, folds, cohort.rows[contrast.attribute], contrast)
+    fit = assemble.fit_table(found.measures, cohort.rows[contrast.attribute], contrast)
     return ReportContents(
         title=f"{contrast.text} in {ws.root.resolve().name}",
         contrast=contrast.text,
@@ -265,7 +314,9 @@ def _contents(
         qc=[(one, ws.qc_path(one)) for one in cohort.subjects],
         training=assemble.training_logs(ws, name, settings.train.folds),
         fit=fit,
-        pairs=loaded,
+        pairs=[look.pair for look in found.looks if look.pair is not None],
+        summaries=[look.summary for look in found.looks if look.summary is not None],
+        maps=found.maps,
         truth=found.truth,
         placebo_words=cohort.words,
         methods=assemble.methods_facts(ws, settings, cohort, subjects, pairs, found.covariates),

@@ -194,7 +194,11 @@ def test_report_json_holds_what_the_page_shows(folder: Path, contents: ReportCon
     document = json.loads((folder / "report.json").read_text("utf-8"), parse_constant=forbid)
     assert document["schema_version"] == 1
     assert len(document["effects"]) == len(contents.effects)
-    fields = {field.name for field in dataclasses.fields(contents)} - {"measures", "qc"}
+    fields = {field.name for field in dataclasses.fields(contents)} - {
+        "measures",
+        "qc",
+        "summaries",
+    }
     assert fields <= set(document)
     assert document["levels"] == ["never smoker", "current smoker"]
     for figure in document["figures"]:
