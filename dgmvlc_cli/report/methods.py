@@ -313,8 +313,8 @@ def _map_sentences(facts: Facts) -> Iterable[str]:
         "registered to another."
     )
     yield (
-        f"Over the pairs, {_written(facts['map_flips'])} sign flips of whole subjects gave p-values "
-        "that hold over all cells together, by the maximum statistic [nichols2002]"
+        f"Over the pairs, {_written(facts['map_flips'])} sign flips of whole subjects gave "
+        "p-values that hold over all cells together, by the maximum statistic [nichols2002]"
         f"{_of(facts, 'map_tfce_flips', ' and, with {} flips, by ' + TFCE)}."
     )
     if facts.get("map_permutations"):
