@@ -202,28 +202,30 @@ def summary_table(maps: Maps, contrast: str) -> pd.DataFrame:
 
 
 def write_maps(folder: Path, maps: Maps) -> None:
-    """NAME_{effect,t,pmax,ptfce}.nii.gz of the model's and the real scans' map, and truth.nii.gz.
+    """NAME_{effect,t,pmax,ptfce,mask}.nii.gz of the model's and the real scans' map, and the truth.
 
     The grid is the template, its voxels as large as the cells of the average lung; it lies in no
-    scanner's space.  Outside the lungs there is NaN.
+    scanner's space.  Outside the mask an effect is 0 and a p is 1: readers disagree about NaN, and
+    ITK's turns it into 0, which would be the clearest p of all.
     """
     for name, one in maps.group.items():
         if name not in (MODEL, OBSERVED):
             continue
-        for field, values in (
-            ("effect", one.effect),
-            ("t", one.t),
-            ("pmax", one.p_max),
-            ("ptfce", one.p_tfce),
+        for field, values, outside in (
+            ("mask", one.mask, 0.0),
+            ("effect", one.effect, 0.0),
+            ("t", one.t, 0.0),
+            ("pmax", one.p_max, 1.0),
+            ("ptfce", one.p_tfce, 1.0),
         ):
             if values is not None:
-                _write(folder / f"{name}_{field}.nii.gz", values, maps.cell_mm)
+                _write(folder / f"{name}_{field}.nii.gz", values, outside, maps.cell_mm)
     if maps.truth is not None:
-        _write(folder / "truth_effect.nii.gz", maps.truth, maps.cell_mm)
+        _write(folder / "truth_effect.nii.gz", maps.truth, 0.0, maps.cell_mm)
 
 
-def _write(path: Path, values: np.ndarray, cell_mm: tuple[float, ...]) -> None:
-    image = sitk.GetImageFromArray(values.astype(np.float32))
+def _write(path: Path, values: np.ndarray, outside: float, cell_mm: tuple[float, ...]) -> None:
+    image = sitk.GetImageFromArray(np.nan_to_num(values.astype(np.float32), nan=outside))
     image.SetSpacing(cell_mm[::-1])
     with workspace.atomic_path(path) as part:
         sitk.WriteImage(image, str(part), useCompression=True)

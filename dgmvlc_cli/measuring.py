@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,15 @@ import pandas as pd
 from dgmvlc_cli.analysis.contrasts import Contrast
 from dgmvlc_cli.analysis.looks import Pair, PairSummary, summarise
 from dgmvlc_cli.analysis.maps import Sampler
-from dgmvlc_cli.analysis.measures import measure
+from dgmvlc_cli.analysis.measures import measure, wasserstein_hu
+from dgmvlc_cli.analysis.zones import regions
 from dgmvlc_cli.generators.grid import place
 from dgmvlc_cli.imaging.volume import Volume, read_labels, read_volume
 from dgmvlc_cli.workspace import Workspace
 
 COLUMNS = ("subject", "fold", "seed", "arm", "region", "measure", "value", "unit", "reason")
+DISTANCE_COLUMNS = ("subject", "fold", "seed", "contrast", "region", "measure", "value", "unit")
+DISTANCE_REGIONS = ("lungs", "upper", "middle", "lower")
 OBSERVED = "observed"
 
 
@@ -54,13 +57,15 @@ class MeasureTask:
 class Look:
     """What one reading of a subject's images gives.
 
-    rows: of measures.tsv.  real_map: the real scan in the template.  difference_maps: contrast's
-    text -> target minus reference in the template, mean over draws.  cell_mm: size of a template
-    cell in this subject.  summary, pair: of the studied contrast's first draw.
+    rows: of measures.tsv.  distances: rows of distances.tsv.  real_map: the real scan in the
+    template.  difference_maps: contrast's text -> target minus reference in the template, mean over
+    draws.  cell_mm: size of a template cell in this subject.  summary, pair: of the studied
+    contrast's first draw.
     """
 
     subject: str
     rows: list[dict[str, Any]]
+    distances: list[dict[str, Any]] = field(default_factory=list)
     real_map: np.ndarray | None = None
     difference_maps: Mapping[str, np.ndarray] = field(default_factory=dict)
     cell_mm: tuple[float, ...] = ()
@@ -83,7 +88,7 @@ def look_at(task: MeasureTask) -> Look:
     rows = [
         {"subject": task.subject, "fold": task.fold, "seed": seed, "arm": arm, **row}
         for arm, seed, volume in volumes
-        for row in measure(volume.hu, labels, volume.spacing_mm)
+        for row in measure(volume.hu, labels, volume.spacing_mm, scan_hu=scan.hu)
     ]
     if not task.contrasts:
         return Look(subject=task.subject, rows=rows)
@@ -97,6 +102,7 @@ def look_at(task: MeasureTask) -> Look:
     return Look(
         subject=task.subject,
         rows=rows,
+        distances=list(_distances(task, arms, labels, scan.spacing_mm)),
         real_map=sampler(scan.hu),
         difference_maps=differences,
         cell_mm=sampler.cell_mm,
@@ -108,10 +114,37 @@ def look_at(task: MeasureTask) -> Look:
 Arms = Mapping[tuple[str, int], Volume]
 
 
+def _distances(
+    task: MeasureTask, arms: Arms, labels: np.ndarray, spacing_mm: tuple[float, float, float]
+) -> Iterator[dict[str, Any]]:
+    """How far the target arm's distribution of HU lies from the reference arm's, by region."""
+    masks = regions(labels, spacing_mm, DISTANCE_REGIONS)
+    for contrast in task.contrasts:
+        for seed in _common_seeds(arms, contrast):
+            reference, target = (arms[arm, seed].hu for arm in contrast.arms)
+            for region, mask in masks.items():
+                if mask.any():
+                    yield {
+                        "subject": task.subject,
+                        "fold": task.fold,
+                        "seed": seed,
+                        "contrast": contrast.text,
+                        "region": region,
+                        "measure": "wasserstein_hu",
+                        "value": wasserstein_hu(reference[mask], target[mask]),
+                        "unit": "HU",
+                    }
+
+
+def _common_seeds(arms: Arms, contrast: Contrast) -> list[int]:
+    reference, target = contrast.arms
+    return [seed for arm, seed in arms if arm == reference and (target, seed) in arms]
+
+
 def _mean_difference(arms: Arms, contrast: Contrast) -> np.ndarray | None:
     """Target minus reference arm, mean over the draws that have both; None without any."""
     reference, target = contrast.arms
-    seeds = [seed for arm, seed in arms if arm == reference and (target, seed) in arms]
+    seeds = _common_seeds(arms, contrast)
     if not seeds:
         return None
     return np.mean([arms[target, one].hu - arms[reference, one].hu for one in seeds], axis=0)
@@ -142,6 +175,12 @@ def arms_of(pairs: Mapping[Contrast, pd.DataFrame], root: Path) -> dict[str, lis
                 volume = ArmVolume(arm=arm, seed=int(row["seed"]), path=root / row[f"{side}_path"])
                 arms.setdefault(row["subject"], []).append(volume)
     return arms
+
+
+def distances_table(looks: Sequence[Look]) -> pd.DataFrame:
+    """distances.tsv: the rows of every look, by subject."""
+    rows = [row for look in looks for row in look.distances]
+    return pd.DataFrame(rows, columns=list(DISTANCE_COLUMNS))
 
 
 def measures_table(looks: Sequence[Look]) -> pd.DataFrame:

@@ -79,7 +79,12 @@ def test_maps_are_written_as_nifti_that_another_library_reads(found, tmp_path):
     image = nibabel.load(tmp_path / "model_implied_effect.nii.gz")
     assert image.header.get_zooms() == pytest.approx((11, 9, 10))
     values = np.asarray(image.dataobj).T  # NIfTI is (x, y, z)
-    np.testing.assert_array_equal(values, found.group["model_implied"].effect)
+    model = found.group["model_implied"]
+    np.testing.assert_array_equal(values, np.nan_to_num(model.effect))
+    mask = np.asarray(nibabel.load(tmp_path / "model_implied_mask.nii.gz").dataobj).T
+    p = np.asarray(nibabel.load(tmp_path / "model_implied_pmax.nii.gz").dataobj).T
+    np.testing.assert_array_equal(mask > 0, model.mask)
+    assert (p[~model.mask] == 1).all()
 
 
 def test_heights_average_the_cells_of_each_subject(found):

@@ -42,6 +42,7 @@ class ReportContents:
     pairs:      those to look at; the viewer takes the first ones.
     summaries:  of every pair, for the group figures.
     maps:       group maps with inference.
+    statistics: further statistics of the pairs and the scans (paired.STATISTIC_COLUMNS).
     truth:      measure, region, truth, model_implied, ratio, debiased_covers, ... (phantom only).
     placebo_words: placebo -> {level of the studied attribute: neutral word}.
     methods:    stage -> settings, for the stages that ran (see `methods.describe_methods`).
@@ -67,6 +68,7 @@ class ReportContents:
     pairs: Sequence[Pair] = ()
     summaries: Sequence[PairSummary] = ()
     maps: Maps | None = None
+    statistics: pd.DataFrame | None = None
     truth: pd.DataFrame | None = None
     placebo_words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

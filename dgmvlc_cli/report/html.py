@@ -32,8 +32,9 @@ from dgmvlc_cli.report.methods import (
     describe_methods,
     methods_markdown,
 )
+from dgmvlc_cli.report.tables import report_tables, training_table
 from dgmvlc_cli.report.viewer import pack_pairs, viewer_settings
-from dgmvlc_cli.workspace import write_text
+from dgmvlc_cli.workspace import write_table, write_text
 
 SCHEMA_VERSION = 1
 """Of report.json; raised whenever a key changes its meaning or goes away."""
@@ -48,18 +49,30 @@ FOUR_NUMBERS = ("model_implied", "observed", "debiased")
 
 
 def write_report(directory: Path, contents: ReportContents) -> Path:
-    """Write report.html, report.json, methods.md and figures/ into a folder.
+    """Write report.html, report.json, methods.md, figures/ and tables/ into a folder.
 
     Each file is put in place whole, the HTML last; the same contents give the same bytes.
     Returns the path of report.html.
     """
     drawings = draw_all(contents)
     files = {name: drawing.write(directory / "figures") for name, drawing in drawings.items()}
+    for name, table in all_tables(contents).items():
+        write_table(directory / "tables" / f"{name}.tsv", table)
     write_text(directory / "methods.md", methods_markdown(contents))
     write_text(directory / "report.json", report_json(contents, drawings, files))
     page = directory / "report.html"
     write_text(page, render(contents, drawings))
     return page
+
+
+def all_tables(contents: ReportContents) -> dict[str, pd.DataFrame]:
+    """The small tables behind the page, by name."""
+    return report_tables(
+        contents,
+        trust=trust_facts(contents),
+        effect_rows=effect_table(contents),
+        folds=fold_table(contents),
+    )
 
 
 def render(contents: ReportContents, drawings: Mapping[str, Drawing]) -> str:
@@ -161,6 +174,7 @@ def _effects_context(contents: ReportContents) -> dict[str, Any]:
         "effect_measures": list(dict.fromkeys(row["measure"] for row in rows)),
         "effect_regions": list(dict.fromkeys(row["region"] for row in rows)),
         "folds": fold_table(contents),
+        "statistic_rows": statistic_rows(contents),
         "effect_methods": effect_methods(contents),
         "truth_rows": [] if contents.truth is None else _ordered(contents.truth),
     }
@@ -223,6 +237,19 @@ def _placebo_cells(implied: pd.DataFrame | None, debiased: pd.DataFrame | None) 
         "placebos": 0 if known is None else len(known),
         "placebos_covered": 0 if known is None else len(known) - _excluding_zero(known),
     }
+
+
+def statistic_rows(contents: ReportContents) -> list[dict[str, Any]]:
+    """Further statistics of the primary measure and of the distance, in the headline regions."""
+    table = contents.statistics
+    if table is None or table.empty:
+        return []
+    shown = table["region"].isin(words.HEADLINE_REGIONS)
+    shown &= table["measure"].isin((PRIMARY_MEASURE, "wasserstein_hu"))
+    rows = records(table[shown])
+    return sorted(
+        rows, key=lambda row: (words.region_order(row["region"]), row["kind"] == "placebo")
+    )
 
 
 def fold_table(contents: ReportContents) -> pd.DataFrame:
@@ -301,12 +328,7 @@ def _cohort_context(contents: ReportContents) -> dict[str, Any]:
         "balance_rows": [] if balance is None else records(balance),
         "exclusion_columns": [] if exclusions is None else list(exclusions.columns),
         "exclusion_rows": [] if exclusions is None else records(exclusions),
-        "training_rows": [
-            {"fold": fold, "steps": log["step"].iloc[-1], "loss": log["loss"].iloc[-1]}
-            | {"seconds": log["seconds"].iloc[-1] if "seconds" in log else None}
-            for fold, log in sorted(contents.training.items())
-            if len(log)
-        ],
+        "training_rows": records(training_table(contents)),
     }
 
 
@@ -375,6 +397,7 @@ def report_json(
         "fit": contents.fit,
         "training": {str(fold): log for fold, log in contents.training.items()},
         "maps": map_rows(contents),
+        "statistics": contents.statistics,
         "pairs": [
             {"subject": pair.subject, "sentences": [pair.reference_sentence, pair.target_sentence]}
             for pair in contents.pairs

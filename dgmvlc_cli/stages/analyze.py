@@ -39,9 +39,10 @@ def analyze(
     if settings.table is None:
         return _measure_only(ws, settings, run)
     from dgmvlc_cli.analysis.effects import estimate_effects
+    from dgmvlc_cli.analysis.paired import distance_rows, statistics_table
     from dgmvlc_cli.analysis.trust import verdicts
     from dgmvlc_cli.cohort import covariates, load_cohort, placebo_contrasts, study_contrast
-    from dgmvlc_cli.measuring import measures_table
+    from dgmvlc_cli.measuring import distances_table, measures_table
     from dgmvlc_cli.pairs import contrast_name
     from dgmvlc_cli.report.html import write_report
 
@@ -61,7 +62,7 @@ def analyze(
     clock = Stopwatch()
     sidecar.invalidate()
     looks = _look(ws, settings, run, cohort, pairs)
-    measures = measures_table(looks)
+    measures, distances = measures_table(looks), distances_table(looks)
     effects = estimate_effects(measures, cohort.rows, contrast, placebos, adjusted, settings.seed)
     found = Findings(
         contrast=contrast,
@@ -71,6 +72,14 @@ def analyze(
         verdicts=verdicts(effects),
         truth=_against_truth(ws, settings, effects, pairs[contrast]),
         covariates=adjusted,
+        statistics=pd.concat(
+            [
+                statistics_table(measures, cohort.rows, contrast, adjusted, settings.seed),
+                distance_rows(distances, list(pairs), settings.seed),
+            ],
+            ignore_index=True,
+        ),
+        distances=distances,
         looks=looks,
         maps=_maps(ws, settings, run, cohort, list(pairs), adjusted, looks),
     )
@@ -93,6 +102,8 @@ class Findings:
     verdicts: pd.DataFrame
     truth: pd.DataFrame | None
     covariates: list[str]
+    statistics: pd.DataFrame
+    distances: pd.DataFrame
     looks: list[Look]
     maps: Maps
 
@@ -118,9 +129,8 @@ def _sidecar(
         "seed": settings.seed,
         "version": __version__,
     }
-    outputs = tuple(
-        folder / one for one in ("measures.tsv", "effects.tsv", "maps.tsv", "report.html")
-    )
+    names = ("measures", "effects", "verdicts", "statistics", "distances", "maps")
+    outputs = (*(folder / f"{name}.tsv" for name in names), folder / "report.html")
     return Sidecar(path=folder / "analysis.json", inputs=inputs, outputs=outputs)
 
 
@@ -128,6 +138,8 @@ def _write_tables(folder: Path, found: Findings) -> None:
     workspace.write_table(folder / "measures.tsv", found.measures)
     workspace.write_table(folder / "effects.tsv", found.effects)
     workspace.write_table(folder / "verdicts.tsv", found.verdicts)
+    workspace.write_table(folder / "statistics.tsv", found.statistics)
+    workspace.write_table(folder / "distances.tsv", found.distances)
     if found.truth is not None:
         workspace.write_table(folder / "truth.tsv", found.truth)
     from dgmvlc_cli.mapping import summary_table, write_maps
@@ -317,6 +329,7 @@ def _contents(
         pairs=[look.pair for look in found.looks if look.pair is not None],
         summaries=[look.summary for look in found.looks if look.summary is not None],
         maps=found.maps,
+        statistics=found.statistics,
         truth=found.truth,
         placebo_words=cohort.words,
         methods=assemble.methods_facts(ws, settings, cohort, subjects, pairs, found.covariates),

@@ -18,6 +18,7 @@ from dgmvlc_cli.analysis.contrasts import Contrast
 from dgmvlc_cli.analysis.effects import EFFECT_COLUMNS
 from dgmvlc_cli.analysis.looks import Pair, summarise
 from dgmvlc_cli.analysis.maps import Sampler
+from dgmvlc_cli.analysis.paired import distance_rows, statistics_table
 from dgmvlc_cli.analysis.readings import MEASURE_COLUMNS
 from dgmvlc_cli.mapping import Maps, group_maps
 from dgmvlc_cli.measuring import Look
@@ -207,6 +208,7 @@ def build_contents(
         ),
         "effects": pd.DataFrame(list(effect_rows(rng, 96)), columns=EFFECT_COLUMNS),
         "measures": pd.DataFrame(list(measure_rows(rng, 40)), columns=MEASURE_COLUMNS),
+        "statistics": make_statistics(),
         "balance": pd.DataFrame(
             {
                 "covariate": ["age", "sex=male", "bmi"],
@@ -306,6 +308,24 @@ def build_contents(
         "intended_use": ["The phantom is a simulator, not a patient."],
     }
     return ReportContents(**(fields | changes))
+
+
+@functools.cache
+def make_statistics() -> pd.DataFrame:
+    """Further statistics of the made-up measures, and a distance between the arms."""
+    contrast = Contrast("smoking", "never smoker", "current smoker")
+    rows = list(measure_rows(np.random.default_rng(1), 40))
+    measures = pd.DataFrame(rows, columns=MEASURE_COLUMNS)
+    subjects = measures["subject"].unique()
+    levels = ["never smoker", "current smoker"] * 20
+    design = pd.DataFrame({"smoking": levels}, index=subjects)
+    distances = pd.DataFrame({"subject": subjects, "contrast": CONTRAST, "region": "lungs"})
+    distances["value"] = np.linspace(10, 20, len(subjects))
+    tables = (
+        statistics_table(measures, design, contrast, [], seed=0),
+        distance_rows(distances, [contrast], seed=0),
+    )
+    return pd.concat(tables, ignore_index=True)
 
 
 @functools.cache

@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
+from pages import trace_numbers
 
 from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.mapping import summary_table
 from dgmvlc_cli.report import words
 from dgmvlc_cli.report.contents import ReportContents
 from dgmvlc_cli.report.figures import draw_all
 from dgmvlc_cli.report.html import effect_table, render, report_json, trust_facts, write_report
 from dgmvlc_cli.report.viewer import MAX_BYTES
+from dgmvlc_cli.workspace import write_table
 
 Build = Callable[..., ReportContents]
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -71,7 +73,16 @@ class Page(HTMLParser):
 def folder(contents: ReportContents, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("analysis")
     assert write_report(directory, contents) == directory / "report.html"
-    contents.effects.to_csv(directory / "effects.tsv", sep="\t", index=False)
+    assert contents.maps is not None and contents.statistics is not None
+    tables = {
+        "effects": contents.effects,
+        "verdicts": contents.verdicts,
+        "statistics": contents.statistics,
+        "truth": contents.truth,
+        "maps": summary_table(contents.maps, contents.contrast),
+    }
+    for name, table in tables.items():
+        write_table(directory / f"{name}.tsv", table)
     return directory
 
 
@@ -137,20 +148,22 @@ def test_the_page_stays_below_25_mb_with_as_many_pairs_as_the_viewer_takes(folde
     assert len(text.encode()) - sum(map(len, pairs)) + MAX_BYTES < 24e6
 
 
-@pytest.mark.parametrize("table", ["primary-table", "effects-table"])
-def test_every_number_of_the_effects_is_in_the_tsv(folder: Path, page: Page, table: str) -> None:
-    effects = pd.read_csv(folder / "effects.tsv", sep="\t", float_precision="round_trip")
-    truth = pd.DataFrame(json.loads((folder / "report.json").read_text())["truth"])["truth"]
-    columns = ["effect", "ci_low", "ci_high", "p", "p_adjusted", "n"]
-    known = {float(value) for value in effects[columns].to_numpy().ravel()}
-    known |= set(truth) | {abs(value) for value in effects["effect"]}
-    traced = 0
-    for cell in page.tables[table]:
-        for name in ("data-value", "data-low", "data-high", "data-adjusted"):
-            if cell.get(name):
-                assert float(cell[name]) in known, cell
-                traced += 1
-    assert traced > 100
+def test_every_number_of_the_page_is_in_the_table_that_it_names(folder: Path) -> None:
+    traced = trace_numbers(folder)
+    assert {"maps.tsv", "statistics.tsv", "truth.tsv", "tables/fit.tsv", "tables/trust.tsv"} <= set(
+        traced
+    )
+    assert sum(traced.values()) > 500
+
+
+def test_a_number_that_is_in_no_table_is_noticed(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    page = tmp_path / "copy" / "report.html"
+    text = page.read_text("utf-8")
+    at = text.index('data-value="', text.index('data-source="maps.tsv"')) + len('data-value="')
+    page.write_text(f"{text[:at]}7{text[at:]}")
+    with pytest.raises(AssertionError, match=r"is not in maps.tsv"):
+        trace_numbers(tmp_path / "copy")
 
 
 def test_the_text_of_a_cell_is_its_value_rounded(page: Page) -> None:
