@@ -248,6 +248,9 @@ def analyze(
     reference: FromOption = None,
     target: ToOption = None,
     workspace: WorkspaceOption = Path(),
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="Print the report to report.pdf too (needs Chromium).")
+    ] = False,
     workers: WorkersOption = None,
     seed: SeedOption = None,
     force: ForceOption = False,
@@ -256,14 +259,14 @@ def analyze(
 ) -> None:
     """Measure real scans and pairs, estimate the effects four ways, write the report.
 
-    Example: [green]dgmvlc analyze --attribute smoking[/green]
+    Example: [green]dgmvlc analyze --attribute smoking --pdf[/green]
     """
     from dgmvlc_cli import stages
 
     ws, settings = _settings(workspace, seed)
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
     result = stages.analyze(
-        ws, settings, run, attribute=attribute, reference=reference, target=target
+        ws, settings, run, attribute=attribute, reference=reference, target=target, pdf=pdf
     )
     _finish(result, as_json, workspace)
 

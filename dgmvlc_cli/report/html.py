@@ -38,6 +38,7 @@ from dgmvlc_cli.workspace import write_table, write_text
 
 SCHEMA_VERSION = 1
 """Of report.json; raised whenever a key changes its meaning or goes away."""
+SCHEMA_PATH = Path(__file__).parent / "report.schema.json"
 
 MOST_JSON_ROWS = 1000
 """Of one figure's data in report.json; a longer table (the cells of a map) is in its TSV alone."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -31,10 +31,12 @@ def analyze(
     attribute: str | None = None,
     reference: str | None = None,
     target: str | None = None,
+    pdf: bool = False,
 ) -> StageResult:
     """Measures of real scans and arms -> the four numbers per measure and region -> report.
 
-    In a workspace without a clinical table only the real scans are measured.
+    pdf: print the report too.  In a workspace without a clinical table only the real scans are
+    measured.
     """
     if settings.table is None:
         return _measure_only(ws, settings, run)
@@ -57,7 +59,7 @@ def analyze(
     if run.dry_run:
         return dry_run("analyze", [f"{len(pairs[contrast])} pairs -> {folder}"])
     if sidecar.is_current() and not run.force:
-        return _result(folder, (sidecar.previous() or {})["verdict"], kept=True)
+        return _result(folder, (sidecar.previous() or {})["verdict"], kept=True, pdf=pdf)
     run.reporter.note(f"analysis: {sidecar.why_stale()}")
     clock = Stopwatch()
     sidecar.invalidate()
@@ -88,7 +90,7 @@ def analyze(
     contents = _contents(ws, settings, cohort, found, clock.seconds)
     write_report(folder, contents)
     sidecar.write(seconds=clock.seconds, verdict=list(contents.verdict))
-    return _result(folder, list(contents.verdict))
+    return _result(folder, list(contents.verdict), pdf=pdf)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,12 +150,24 @@ def _write_tables(folder: Path, found: Findings) -> None:
     write_maps(folder / "maps", found.maps)
 
 
-def _result(folder: Path, verdict: list[str], kept: bool = False) -> StageResult:
+def _result(
+    folder: Path, verdict: list[str], *, kept: bool = False, pdf: bool = False
+) -> StageResult:
+    from dgmvlc_cli.report.pdf import print_pdf
+
     page = folder / "report.html"
-    facts = {"report": str(page), "effects": str(folder / "effects.tsv"), "verdict": verdict}
+    summary = [*verdict, f"report{' (current, kept)' if kept else ''}: {page}"]
+    facts: dict[str, Any] = {
+        "report": str(page),
+        "effects": str(folder / "effects.tsv"),
+        "verdict": verdict,
+    }
+    if pdf:
+        facts["pdf"] = str(print_pdf(page))
+        summary.append(f"on paper: {facts['pdf']}")
     return StageResult(
         stage="analyze",
-        summary=[*verdict, f"report{' (current, kept)' if kept else ''}: {page}"],
+        summary=summary,
         facts=facts,
         next_command=f"open {page}",
     )

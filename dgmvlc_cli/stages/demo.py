@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from dgmvlc_cli import stages, workspace
 from dgmvlc_cli.config import PRESETS, load_settings
@@ -69,7 +70,7 @@ def demo(out: Path, cohort: PhantomSettings, run: Run) -> StageResult:
     stages.describe(ws, settings, run)
     stages.train(ws, settings, run)
     attribute, reference, target = CONTRAST
-    contrast = {"attribute": attribute, "reference": reference, "target": target}
+    contrast: dict[str, Any] = {"attribute": attribute, "reference": reference, "target": target}
     stages.counterfactual(ws, settings, run, **contrast)
     result = stages.analyze(ws, settings, run, **contrast)
     minutes = clock.seconds / 60

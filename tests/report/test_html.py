@@ -22,12 +22,21 @@ from dgmvlc_cli.mapping import summary_table
 from dgmvlc_cli.report import words
 from dgmvlc_cli.report.contents import ReportContents
 from dgmvlc_cli.report.figures import draw_all
-from dgmvlc_cli.report.html import effect_table, render, report_json, trust_facts, write_report
+from dgmvlc_cli.report.html import (
+    SCHEMA_PATH,
+    effect_table,
+    render,
+    report_json,
+    trust_facts,
+    write_report,
+)
+from dgmvlc_cli.report.pdf import browser_command, find_browser
 from dgmvlc_cli.report.viewer import MAX_BYTES
 from dgmvlc_cli.workspace import write_table
 
 Build = Callable[..., ReportContents]
 VOID = {"meta", "link", "br", "img", "input", "hr"}
+FEWEST = ("title", "contrast", "attribute", "verdict", "verdicts", "effects", "measures")
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'"
 
 
@@ -219,6 +228,21 @@ def test_report_json_holds_what_the_page_shows(folder: Path, contents: ReportCon
             assert (folder / file).is_file()
 
 
+def test_report_json_follows_the_published_schema(folder: Path, contents: ReportContents) -> None:
+    schema = json.loads(SCHEMA_PATH.read_text("utf-8"))
+    document = json.loads((folder / "report.json").read_text("utf-8"))
+    assert set(schema["properties"]) == set(document) == set(schema["required"])
+    assert schema["properties"]["schema_version"]["const"] == document["schema_version"]
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(document, schema)
+    bare = {name: getattr(contents, name) for name in FEWEST}
+    jsonschema.validate(json.loads(report_json(ReportContents(**bare), {}, {})), schema)
+    document["effects"][0]["kind"] = "guessed"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(document, schema)
+
+
 def test_what_comes_from_tables_cannot_become_markup(
     build: Build, contents: ReportContents
 ) -> None:
@@ -252,8 +276,7 @@ def test_what_comes_from_tables_cannot_become_markup(
 
 
 def test_the_fewest_contents_still_make_a_report(contents: ReportContents) -> None:
-    names = ["title", "contrast", "attribute", "verdict", "verdicts", "effects", "measures"]
-    bare = ReportContents(**{name: getattr(contents, name) for name in names})
+    bare = ReportContents(**{name: getattr(contents, name) for name in FEWEST})
     text = page_of(bare)
     page = Page(text)
     assert not page.unbalanced
@@ -316,16 +339,12 @@ def test_a_table_without_its_columns_is_refused(build: Build, contents: ReportCo
 
 def dump_dom(path: Path, profile: Path) -> str:
     """The page after its scripts have run, from a headless Chromium that may not reach out."""
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    browser = find_browser()
     if browser is None:
         pytest.skip("no Chromium on this machine")
-    flags = [
-        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-        *("--virtual-time-budget=5000", "--window-size=1400,900", f"--user-data-dir={profile}"),
-    ]
+    flags = ["--virtual-time-budget=5000", "--window-size=1400,900", "--dump-dom"]
     done = subprocess.run(
-        [browser, *flags, "--dump-dom", path.as_uri()],
+        [*browser_command(browser, profile), *flags, path.as_uri()],
         capture_output=True,
         text=True,
         timeout=60,
