@@ -251,6 +251,13 @@ def analyze(
     pdf: Annotated[
         bool, typer.Option("--pdf", help="Print the report to report.pdf too (needs Chromium).")
     ] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Compare finished analyses instead: name them.")
+    ] = False,
+    analyses: Annotated[
+        list[str] | None,
+        typer.Argument(help="With --compare: folders or names below analysis/.", metavar="A B ..."),
+    ] = None,
     workers: WorkersOption = None,
     seed: SeedOption = None,
     force: ForceOption = False,
@@ -260,11 +267,17 @@ def analyze(
     """Measure real scans and pairs, estimate the effects four ways, write the report.
 
     Example: [green]dgmvlc analyze --attribute smoking --pdf[/green]
+
+    Example: [green]dgmvlc analyze --compare flow/smoking_never-smoker_former-smoker
+    flow/smoking_never-smoker_current-smoker[/green]
     """
     from dgmvlc_cli import stages
 
     ws, settings = _settings(workspace, seed)
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
+    if compare or analyses:
+        _require_only_names(compare, analyses, attribute, reference, target, pdf)
+        return _finish(stages.compare(ws, settings, run, analyses or []), as_json)
     result = stages.analyze(
         ws, settings, run, attribute=attribute, reference=reference, target=target, pdf=pdf
     )
@@ -331,6 +344,14 @@ def _settings(
     ws = _workspace(folder)
     settings = load_settings(ws.settings_path)
     return ws, override(settings, {"": {"seed": seed}, **changes})
+
+
+def _require_only_names(compare: bool, analyses: list[str] | None, *others: object) -> None:
+    """A comparison takes names alone, and names make sense in a comparison alone."""
+    if not compare:
+        raise typer.BadParameter(f"{analyses} makes sense with --compare alone")
+    if any(others):
+        raise typer.BadParameter("--compare takes names of finished analyses and nothing else")
 
 
 def _spacing(text: str) -> float | str:

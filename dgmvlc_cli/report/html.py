@@ -86,7 +86,9 @@ def render(contents: ReportContents, drawings: Mapping[str, Drawing]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(words=words, badges=BADGES, version=__version__)
+    environment.globals.update(
+        words=words, badges=BADGES, version=__version__, primary=PRIMARY_MEASURE
+    )
     environment.filters.update(json=script_json, prose=words.prose)
     page = environment.get_template("report.html.j2")
     return page.render(

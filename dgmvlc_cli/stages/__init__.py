@@ -6,9 +6,19 @@ algorithms.  Every stage takes a Workspace, Settings and Run, and returns a Stag
 
 from dgmvlc_cli.stages.analyze import analyze
 from dgmvlc_cli.stages.base import Run, StageResult
+from dgmvlc_cli.stages.compare import compare
 from dgmvlc_cli.stages.counterfactual import counterfactual
 from dgmvlc_cli.stages.describe import describe
 from dgmvlc_cli.stages.preprocess import preprocess
 from dgmvlc_cli.stages.train import train
 
-__all__ = ["Run", "StageResult", "analyze", "counterfactual", "describe", "preprocess", "train"]
+__all__ = [
+    "Run",
+    "StageResult",
+    "analyze",
+    "compare",
+    "counterfactual",
+    "describe",
+    "preprocess",
+    "train",
+]

@@ -337,12 +337,12 @@ def test_a_table_without_its_columns_is_refused(build: Build, contents: ReportCo
         build(effects=contents.effects.drop(columns="kind"))
 
 
-def dump_dom(path: Path, profile: Path) -> str:
+def dump_dom(path: Path, profile: Path, *more: str) -> str:
     """The page after its scripts have run, from a headless Chromium that may not reach out."""
     browser = find_browser()
     if browser is None:
         pytest.skip("no Chromium on this machine")
-    flags = ["--virtual-time-budget=5000", "--window-size=1400,900", "--dump-dom"]
+    flags = ["--virtual-time-budget=5000", "--window-size=1400,900", "--dump-dom", *more]
     done = subprocess.run(
         [*browser_command(browser, profile), *flags, path.as_uri()],
         capture_output=True,
@@ -353,6 +353,135 @@ def dump_dom(path: Path, profile: Path) -> str:
     if done.returncode:
         pytest.skip(f"Chromium does not start here: {done.stderr[-200:]}")
     return done.stdout
+
+
+DRIVER = """
+<script>
+const said = {};
+const wait = () => new Promise((done) => setTimeout(done, 60));
+const pixel = (name) => {
+  const canvas = document.querySelector(`[data-panel=${name}] canvas`);
+  const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  let sum = 0;
+  for (let i = 0; i < data.length; i += 4) sum += data[i] * (1 + (i % 97));
+  return sum;
+};
+const place = () => document.querySelector(".viewer .place").textContent;
+const press = (key) => document.querySelector(".viewer .panels").dispatchEvent(
+  new KeyboardEvent("keydown", { key, bubbles: true }));
+const choose = (selector, value) => {
+  const input = document.querySelector(selector);
+  if (value === undefined) input.checked = true; else input.value = value;
+  input.dispatchEvent(new Event("change", { bubbles: true }));
+};
+(async () => {
+  for (let i = 0; i < 40 && !place().startsWith("Slice 7"); i += 1) await wait();
+  said.start = place();
+  const before = ["reference", "target", "difference", "real"].map(pixel);
+  press("ArrowUp"); said.up = place();
+  const moved = ["reference", "target", "difference", "real"].map(pixel);
+  said.linked = moved.every((value, i) => value !== before[i]);
+  press("End"); said.end = place();
+  press("Home"); said.home = place();
+  choose("[name=plane][value=axial]"); said.axial = place();
+  const lung = pixel("reference");
+  choose("[name=window][value=Mediastinum]");
+  said.windowed = pixel("reference") !== lung;
+  const cold = pixel("difference");
+  choose("[name=limit]", "200"); said.scaled = pixel("difference") !== cold;
+  const canvas = document.querySelector("[data-panel=target] canvas");
+  const box = canvas.getBoundingClientRect();
+  canvas.dispatchEvent(new PointerEvent("pointermove", { bubbles: true,
+    clientX: box.left + box.width / 3, clientY: box.top + box.height / 2 }));
+  said.readings = [...document.querySelectorAll(".panel output")].map((one) => one.textContent);
+  choose("[name=subject]", "1"); await wait(); await wait();
+  said.subject = window.viewer.pair.subject;
+  document.querySelector("#effects-table th button").click();
+  said.sorted = document.querySelector("#effects-table th").getAttribute("aria-sort");
+  document.body.dataset.said = JSON.stringify(said);
+})();
+</script>
+"""
+
+
+def test_the_viewer_is_driven_by_keyboard_mouse_and_choosers(
+    folder: Path, contents: ReportContents, tmp_path: Path
+) -> None:
+    """A real browser runs a script that does what a reader does and notes what the page shows."""
+    text = (folder / "report.html").read_text("utf-8")
+    page = tmp_path / "driven.html"
+    page.write_text(text.replace("</body>", DRIVER + "</body>"), "utf-8")
+    dom = dump_dom(page, tmp_path / "profile")
+    found = re.search(r'data-said="([^"]*)"', dom)
+    assert found, "the driver did not finish"
+    said = json.loads(html.unescape(found[1]))
+    number = r"Slice (\d+) of (\d+)"
+    start, up = (int(re.match(number, said[key])[1]) for key in ("start", "up"))
+    assert up == start + 1 and said["linked"]
+    assert said["end"].startswith("Slice 14 of 14") and said["home"].startswith("Slice 1 of 14")
+    assert re.match(number, said["axial"])[2] == "20"
+    assert said["windowed"] and said["scaled"]
+    reference, target, difference, _ = (
+        int(re.sub(r"[^-\d]", "", one.replace("−", "-"))) for one in said["readings"]
+    )
+    assert all(one.endswith("HU here") for one in said["readings"])
+    assert difference == pytest.approx(target - reference, abs=2)
+    assert said["subject"] == contents.pairs[1].subject
+    assert said["sorted"] == "ascending"
+
+
+def asked_by(page: Path, folder: Path) -> set[str]:
+    """Addresses that a file asked of the network, from the browser's own log of it."""
+    log = folder / f"{page.stem}.net.json"
+    dump_dom(page, folder / f"{page.stem}.profile", f"--log-net-log={log}")
+    text = log.read_text("utf-8", errors="replace")
+    # The browser asks for updates of its own; what a file asks is filed under file://.
+    pattern = r'"network_isolation_key":"file:.*?"url":"(https?://[^"]*)"'
+    return {found[1] for line in text.splitlines() if (found := re.search(pattern, line))}
+
+
+def test_nothing_is_asked_of_the_network_by_a_real_browser(folder: Path, tmp_path: Path) -> None:
+    leak = tmp_path / "leak.html"
+    leak.write_text('<!doctype html><img src="http://127.0.0.1:9/x.png">')
+    assert asked_by(leak, tmp_path) == {"http://127.0.0.1:9/x.png"}
+    assert asked_by(folder / "report.html", tmp_path) == set()
+
+
+@pytest.mark.parametrize("width", [390, 820, 1400])
+def test_nothing_is_wider_than_the_screen(folder: Path, tmp_path: Path, width: int) -> None:
+    script = (
+        "<script>addEventListener('load', () => setTimeout(() => { document.body.dataset.wide = "
+        "`${document.documentElement.scrollWidth} ${innerWidth}`; }, 300));</script>"
+    )
+    text = (folder / "report.html").read_text("utf-8")
+    page = tmp_path / "wide.html"
+    # A headless window has a least width, a frame has none.
+    page.write_text(text.replace("</body>", script + "</body>"), "utf-8")
+    frame = tmp_path / "frame.html"
+    source = html.escape(page.read_text("utf-8"), quote=True)
+    frame.write_text(
+        f"<!doctype html><body style='margin:0'><iframe width='{width}' height='900' "
+        f"style='border:0' srcdoc=\"{source}\"></iframe><script>setTimeout(() => {{ "
+        "document.body.dataset.seen = document.querySelector('iframe').contentDocument.body"
+        ".dataset.wide; }, 2500);</script>",
+        "utf-8",
+    )
+    dom = dump_dom(frame, tmp_path / "profile")
+    found = re.search(r'data-seen="(\d+) (\d+)"', dom)
+    assert found
+    assert int(found[2]) == width
+    assert int(found[1]) <= width
+
+
+def test_without_scripts_pictures_and_tables_are_whole(page: Page, folder: Path) -> None:
+    text = (folder / "report.html").read_text("utf-8")
+    static = text[text.index('class="static-pairs"') :]
+    assert static.index("<svg") < static.index("</figure>")
+    css = text[text.index("<style>") : text.index("</style>")]
+    # The viewer appears, and what scripts alone can move, only once a script has run.
+    assert re.search(r"\.viewer \{ display: none", css) and ".js .viewer { display: block" in css
+    assert re.search(r"\.filters \{ display: none", css)
+    assert len(page.tables["effects-table"]) > 200
 
 
 def test_the_viewer_and_the_tables_come_alive(
