@@ -29,7 +29,7 @@ from dgmvlc_cli.phantom.settings import PhantomSettings
 from dgmvlc_cli.phantom.table import SMOKING, Subject, true_subjects
 
 MODEL, OBSERVED, TRUTH = "model_implied", "observed", "truth"
-TRUTH_SUBJECTS = 24
+TRUTH_SUBJECTS = 12
 """The planted pattern hardly differs between subjects, and rendering takes a second each."""
 
 

@@ -53,7 +53,7 @@ def draw_pairs(contents: ReportContents) -> Drawing | None:
         caption=f"Coronal slices of {len(pairs)} subjects, lung window "
         f"({number(LUNG_WINDOW_HU[0], 'mL')} to {number(LUNG_WINDOW_HU[1], 'mL')} HU); the "
         "patient's right is at the left. The difference is drawn over the lungs only; "
-        "a voxel cut off at -1024 HU in both arms takes the mean of its neighbours there.",
+        "a voxel cut off at −1024 HU in both arms takes the mean of its neighbours there.",
         alt=f"Coronal slices of {len(pairs)} subjects: reference arm, target arm and their "
         f"difference on a scale of ±{limit:.0f} HU",
         figure=figure,

@@ -72,3 +72,49 @@ def training_table(contents: ReportContents) -> pd.DataFrame:
                 {"fold": fold, "steps": last["step"], "seconds": seconds, "loss": last["loss"]}
             )
     return pd.DataFrame(rows)
+
+
+RESULT_COLUMNS = (
+    "table",
+    "quantity",
+    "measure",
+    "region",
+    "contrast",
+    "kind",
+    "n",
+    "estimate",
+    "ci_low",
+    "ci_high",
+    "p",
+    "p_adjusted",
+    "unit",
+    "method",
+)
+
+
+def results_table(
+    effects: pd.DataFrame, statistics: pd.DataFrame, maps: pd.DataFrame
+) -> pd.DataFrame:
+    """Every result of an analysis in one long table, for other programs: `RESULT_COLUMNS`.
+
+    table: the file that holds the row with all its columns.  quantity: what the estimate is.
+    """
+    parts = [
+        effects.rename(columns={"effect": "estimate"}).assign(table="effects", quantity="effect"),
+        statistics.rename(columns={"statistic": "quantity"}).assign(table="statistics"),
+    ]
+    if len(maps):
+        shown = ["mean", "lowest", "highest", "significant_percent", "beyond_placebos_percent"]
+        shown += ["r_observed", "r_truth"]
+        units = {"significant_percent": "%", "beyond_placebos_percent": "%"}
+        units |= {"r_observed": "1", "r_truth": "1"}
+        long = maps.melt(
+            id_vars=["map", "contrast", "n", "unit", "method"],
+            value_vars=shown,
+            var_name="quantity",
+            value_name="estimate",
+        ).dropna(subset=["estimate"])
+        long["unit"] = long["quantity"].map(units).fillna(long["unit"])
+        long = long.rename(columns={"map": "kind"})
+        parts.append(long.assign(table="maps", measure="mean_hu", region="cells"))
+    return pd.concat(parts, ignore_index=True).reindex(columns=list(RESULT_COLUMNS))

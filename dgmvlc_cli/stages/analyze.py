@@ -137,6 +137,10 @@ def _sidecar(
 
 
 def _write_tables(folder: Path, found: Findings) -> None:
+    """The tables of the analysis, and results.tsv, which holds every result in one long table."""
+    from dgmvlc_cli.mapping import summary_table, write_maps
+    from dgmvlc_cli.report.tables import results_table
+
     workspace.write_table(folder / "measures.tsv", found.measures)
     workspace.write_table(folder / "effects.tsv", found.effects)
     workspace.write_table(folder / "verdicts.tsv", found.verdicts)
@@ -144,9 +148,10 @@ def _write_tables(folder: Path, found: Findings) -> None:
     workspace.write_table(folder / "distances.tsv", found.distances)
     if found.truth is not None:
         workspace.write_table(folder / "truth.tsv", found.truth)
-    from dgmvlc_cli.mapping import summary_table, write_maps
-
-    workspace.write_table(folder / "maps.tsv", summary_table(found.maps, found.contrast.text))
+    maps = summary_table(found.maps, found.contrast.text)
+    workspace.write_table(folder / "maps.tsv", maps)
+    results = results_table(found.effects, found.statistics, maps)
+    workspace.write_table(folder / "results.tsv", results)
     write_maps(folder / "maps", found.maps)
 
 

@@ -1,6 +1,7 @@
 """Map statistics on simulated nulls, and against nilearn: run by hand, prints what it measured.
 
-python tests/benchmarks/map_errors.py errors --cohorts 200
+python tests/benchmarks/map_errors.py errors --cohorts 1000 --no-tfce
+python tests/benchmarks/map_errors.py errors --cohorts 200 --first 1000
 python tests/benchmarks/map_errors.py speed --subjects 200
 
 errors: family-wise error of the maximum statistic, TFCE and the real scans' permutation test.
@@ -40,14 +41,15 @@ def noise(subjects: int, mask: np.ndarray, rng: np.random.Generator) -> np.ndarr
     return (values + 3 * rng.normal(size=(subjects, 1))).astype(np.float32)
 
 
-def errors(cohorts: int, subjects: int) -> None:
+def errors(first: int, cohorts: int, subjects: int, tfce: bool) -> None:
     mask = lungs()
-    wrong = dict.fromkeys(("maximum", "tfce", "real scans"), 0)
-    for cohort in range(cohorts):
+    wrong = dict.fromkeys(("maximum", *(["tfce"] if tfce else []), "real scans"), 0)
+    for cohort in range(first, first + cohorts):
         rng = generator(cohort, "null cohort")
         x = noise(subjects, mask, rng)
         wrong["maximum"] += permutation.maximum_p(x, rng, 1000).p.min() < 0.05
-        wrong["tfce"] += permutation.tfce_p(x, mask, rng, 200).p.min() < 0.05
+        if tfce:
+            wrong["tfce"] += permutation.tfce_p(x, mask, rng, 200).p.min() < 0.05
         age = rng.normal(size=(subjects, 1))
         a = (age[:, 0] + rng.normal(size=subjects) > 0).astype(float)
         y = x.astype(np.float64) + 10 * age
@@ -100,10 +102,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("errors", "speed"))
     parser.add_argument("--cohorts", type=int, default=200)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first cohort")
+    parser.add_argument("--no-tfce", action="store_true", help="it takes most of the time")
     parser.add_argument("--subjects", type=int)
     parser.add_argument("--flips", type=int, default=10_000)
     chosen = parser.parse_args()
     if chosen.what == "errors":
-        errors(chosen.cohorts, chosen.subjects or 24)
+        errors(chosen.first, chosen.cohorts, chosen.subjects or 24, not chosen.no_tfce)
     else:
         speed(chosen.subjects or 200, chosen.flips)
