@@ -381,6 +381,16 @@ def analyze(
         typer.Option("--plan", help="Before training: which effect could this cohort show?"),
     ] = False,
     workspace: WorkspaceOption = Path(),
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="Print the report to report.pdf too (needs Chromium).")
+    ] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Compare finished analyses instead: name them.")
+    ] = False,
+    analyses: Annotated[
+        list[str] | None,
+        typer.Argument(help="With --compare: folders or names below analysis/.", metavar="A B ..."),
+    ] = None,
     workers: WorkersOption = None,
     seed: SeedOption = None,
     force: ForceOption = False,
@@ -391,24 +401,29 @@ def analyze(
 
     With --plan no model is needed: it tells which effect the cohort's own spread would let you see.
 
-    Example: [green]dgmvlc analyze --attribute smoking[/green]
+    Example: [green]dgmvlc analyze --attribute smoking --pdf[/green]
+
+    Example: [green]dgmvlc analyze --compare flow/smoking_never-smoker_former-smoker
+    flow/smoking_never-smoker_current-smoker[/green]
     """
     from dgmvlc_cli import stages
     from dgmvlc_cli.stages.plan import plan as plan_stage
 
     ws, settings = _settings(workspace, seed, counterfactual={"source": source})
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
-    result = (plan_stage if plan else stages.analyze)(
-        ws,
-        settings,
-        run,
-        attribute=attribute,
-        reference=reference,
-        target=target,
-        values=_listed(values),
-        edits=_edits(edit or []),
-    )
-    _finish(result, as_json, workspace)
+    if compare or analyses:
+        _require_only_names(compare, analyses, attribute, reference, target, pdf)
+        return _finish(stages.compare(ws, settings, run, analyses or []), as_json)
+    question: dict[str, Any] = {
+        "attribute": attribute,
+        "reference": reference,
+        "target": target,
+        "values": _listed(values),
+        "edits": _edits(edit or []),
+    }
+    if plan:
+        return _finish(plan_stage(ws, settings, run, **question), as_json, workspace)
+    _finish(stages.analyze(ws, settings, run, **question, pdf=pdf), as_json, workspace)
 
 
 @app.command()
@@ -596,9 +611,17 @@ def _edits(texts: list[str]) -> dict[str, str | float]:
     for text in texts:
         name, equals, value = (part.strip() for part in text.partition("="))
         if not (name and equals and value):
-            raise typer.BadParameter(f'{text!r} is no edit; write --edit smoking="never smoker"')
+            raise typer.BadParameter(f"{text!r} is not of the form ATTRIBUTE=LEVEL")
         edits[name] = value
     return edits
+
+
+def _require_only_names(compare: bool, analyses: list[str] | None, *others: object) -> None:
+    """A comparison takes names alone, and names make sense in a comparison alone."""
+    if not compare:
+        raise typer.BadParameter(f"{analyses} makes sense with --compare alone")
+    if any(others):
+        raise typer.BadParameter("--compare takes names of finished analyses and nothing else")
 
 
 def _spacing(text: str) -> float | str:

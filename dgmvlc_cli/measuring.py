@@ -1,21 +1,27 @@
-"""Measure the real scans and the arms of the pairs, subject by subject, on one grid."""
+"""Read the real scans and the arms of the pairs, subject by subject and once, on one grid."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from dgmvlc_cli.analysis.contrasts import Contrast
-from dgmvlc_cli.analysis.measures import measure
+from dgmvlc_cli.analysis.looks import Pair, PairSummary, summarise
+from dgmvlc_cli.analysis.maps import Sampler
+from dgmvlc_cli.analysis.measures import measure, wasserstein_hu
+from dgmvlc_cli.analysis.zones import regions
 from dgmvlc_cli.generators.grid import place
 from dgmvlc_cli.imaging.volume import Volume, read_labels, read_volume
 from dgmvlc_cli.workspace import Workspace
 
 COLUMNS = ("subject", "fold", "seed", "arm", "region", "measure", "value", "unit", "reason")
+DISTANCE_COLUMNS = ("subject", "fold", "seed", "contrast", "region", "measure", "value", "unit")
+DISTANCE_REGIONS = ("lungs", "upper", "middle", "lower")
 OBSERVED = "observed"
 
 
@@ -30,7 +36,11 @@ class ArmVolume:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureTask:
-    """One subject's real scan and generated arms, for one worker."""
+    """One subject's real scan and generated arms, for one worker.
+
+    contrasts: whose differences are mapped, the studied one first.  sentences: of its arms.
+    keep_images: give the first draw's images back, for the report.
+    """
 
     workspace: Workspace
     subject: str
@@ -38,10 +48,33 @@ class MeasureTask:
     arms: tuple[ArmVolume, ...]
     grid: tuple[int, int, int] | None
     spacing_mm: float
+    contrasts: tuple[Contrast, ...] = ()
+    sentences: tuple[str, str] = ("", "")
+    keep_images: bool = False
 
 
-def measure_task(task: MeasureTask) -> list[dict[str, Any]]:
-    """Rows of measures.tsv.  The real scan is measured on the grid of the generated ones.
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What one reading of a subject's images gives.
+
+    rows: of measures.tsv.  distances: rows of distances.tsv.  real_map: the real scan in the
+    template.  difference_maps: contrast's text -> target minus reference in the template, mean over
+    draws.  cell_mm: size of a template cell in this subject.  summary, pair: of the studied
+    contrast's first draw.
+    """
+
+    subject: str
+    rows: list[dict[str, Any]]
+    distances: list[dict[str, Any]] = field(default_factory=list)
+    real_map: np.ndarray | None = None
+    difference_maps: Mapping[str, np.ndarray] = field(default_factory=dict)
+    cell_mm: tuple[float, ...] = ()
+    summary: PairSummary | None = None
+    pair: Pair | None = None
+
+
+def look_at(task: MeasureTask) -> Look:
+    """Measure and map one subject.  The real scan is taken on the grid of the generated ones.
 
     grid None measures the preprocessed scan as it lies (a workspace without a model).
     """
@@ -49,13 +82,88 @@ def measure_task(task: MeasureTask) -> list[dict[str, Any]]:
     scan, labels = read_volume(ws.ct_path(task.subject)), read_labels(ws.mask_path(task.subject))
     if task.grid is not None:
         scan, labels = place(scan, labels, task.grid, task.spacing_mm)
+    arms = {(one.arm, one.seed): read_volume(one.path) for one in task.arms}
     volumes: list[tuple[str, int | None, Volume]] = [(OBSERVED, None, scan)]
-    volumes += [(one.arm, one.seed, read_volume(one.path)) for one in task.arms]
-    return [
+    volumes += [(arm, seed, volume) for (arm, seed), volume in arms.items()]
+    rows = [
         {"subject": task.subject, "fold": task.fold, "seed": seed, "arm": arm, **row}
         for arm, seed, volume in volumes
-        for row in measure(volume.hu, labels, volume.spacing_mm)
+        for row in measure(volume.hu, labels, volume.spacing_mm, scan_hu=scan.hu)
     ]
+    if not task.contrasts:
+        return Look(subject=task.subject, rows=rows)
+    sampler = Sampler(labels, scan.spacing_mm)
+    differences = {
+        contrast.text: sampler(hu)
+        for contrast in task.contrasts
+        if (hu := _mean_difference(arms, contrast)) is not None
+    }
+    pair = _first_pair(task, arms, scan, labels)
+    return Look(
+        subject=task.subject,
+        rows=rows,
+        distances=list(_distances(task, arms, labels, scan.spacing_mm)),
+        real_map=sampler(scan.hu),
+        difference_maps=differences,
+        cell_mm=sampler.cell_mm,
+        summary=None if pair is None else summarise(pair),
+        pair=pair if task.keep_images else None,
+    )
+
+
+Arms = Mapping[tuple[str, int], Volume]
+
+
+def _distances(
+    task: MeasureTask, arms: Arms, labels: np.ndarray, spacing_mm: tuple[float, float, float]
+) -> Iterator[dict[str, Any]]:
+    """How far the target arm's distribution of HU lies from the reference arm's, by region."""
+    masks = regions(labels, spacing_mm, DISTANCE_REGIONS)
+    for contrast in task.contrasts:
+        for seed in _common_seeds(arms, contrast):
+            reference, target = (arms[arm, seed].hu for arm in contrast.arms)
+            for region, mask in masks.items():
+                if mask.any():
+                    yield {
+                        "subject": task.subject,
+                        "fold": task.fold,
+                        "seed": seed,
+                        "contrast": contrast.text,
+                        "region": region,
+                        "measure": "wasserstein_hu",
+                        "value": wasserstein_hu(reference[mask], target[mask]),
+                        "unit": "HU",
+                    }
+
+
+def _common_seeds(arms: Arms, contrast: Contrast) -> list[int]:
+    reference, target = contrast.arms
+    return [seed for arm, seed in arms if arm == reference and (target, seed) in arms]
+
+
+def _mean_difference(arms: Arms, contrast: Contrast) -> np.ndarray | None:
+    """Target minus reference arm, mean over the draws that have both; None without any."""
+    reference, target = contrast.arms
+    seeds = _common_seeds(arms, contrast)
+    if not seeds:
+        return None
+    return np.mean([arms[target, one].hu - arms[reference, one].hu for one in seeds], axis=0)
+
+
+def _first_pair(task: MeasureTask, arms: Arms, scan: Volume, labels: np.ndarray) -> Pair | None:
+    reference, target = (arms.get((arm, 0)) for arm in task.contrasts[0].arms)
+    if reference is None or target is None:
+        return None
+    return Pair(
+        subject=task.subject,
+        reference_hu=reference.hu,
+        target_hu=target.hu,
+        real_hu=scan.hu,
+        labels=labels,
+        spacing_mm=scan.spacing_mm,
+        reference_sentence=task.sentences[0],
+        target_sentence=task.sentences[1],
+    )
 
 
 def arms_of(pairs: Mapping[Contrast, pd.DataFrame], root: Path) -> dict[str, list[ArmVolume]]:
@@ -68,3 +176,15 @@ def arms_of(pairs: Mapping[Contrast, pd.DataFrame], root: Path) -> dict[str, lis
                 # A reference that several contrasts share is one arm.
                 arms.setdefault(row["subject"], {}).setdefault((arm, volume.seed), volume)
     return {subject: list(volumes.values()) for subject, volumes in arms.items()}
+
+
+def distances_table(looks: Sequence[Look]) -> pd.DataFrame:
+    """distances.tsv: the rows of every look, by subject."""
+    rows = [row for look in looks for row in look.distances]
+    return pd.DataFrame(rows, columns=list(DISTANCE_COLUMNS))
+
+
+def measures_table(looks: Sequence[Look]) -> pd.DataFrame:
+    """measures.tsv: the rows of every look, by subject, arm and draw."""
+    table = pd.DataFrame([row for look in looks for row in look.rows], columns=list(COLUMNS))
+    return table.sort_values(["subject", "arm", "seed"], kind="stable", ignore_index=True)

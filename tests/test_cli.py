@@ -141,3 +141,10 @@ def test_errors_are_json_where_asked_for(tmp_path):
     record = json.loads(done.stdout)
     assert record["exit_code"] == done.returncode == 1
     assert "dgmvlc init" in record["hint"]
+
+
+def test_a_comparison_takes_names_and_nothing_else(workspace):
+    w = ("-w", str(workspace))
+    assert "--compare" in dgmvlc("analyze", "smoking_a_b", *w, expect=2).stderr
+    assert "nothing else" in dgmvlc("analyze", "--compare", "a", "b", "--pdf", *w, expect=2).stderr
+    assert "No finished analysis" in fails(2, "analyze", "--compare", "a", "b", *w)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 from commands import dgmvlc, process
+from pages import NUMBER, trace_numbers, written
 
 from dgmvlc_cli import workspace
 from dgmvlc_cli.measuring import COLUMNS
@@ -156,6 +158,33 @@ def test_the_report_is_one_file_without_network(study):
     assert "<link" not in page or 'href="http' not in page.split("<body")[0]
     report = json.loads((folder / "report.json").read_text())
     assert report["contrast"] == "smoking: never smoker -> current smoker"
+
+
+def test_every_number_of_the_report_is_in_a_table(study):
+    folder = study / "analysis" / "flow" / CONTRAST
+    traced = trace_numbers(folder)
+    assert sum(traced.values()) > 1000
+    report = json.loads((folder / "report.json").read_text())
+    names = ("effects", "verdicts", "tables/fit", "tables/trust")
+    known = written([folder / f"{name}.tsv" for name in names])
+    claims = report["verdict"][0].split(" comparisons")[-1].split(" Of the placebos")[0]
+    assert re.findall(NUMBER, claims) or "no effect is claimed" in report["verdict"][0]
+    for number in re.findall(NUMBER, claims):
+        assert number in known
+
+
+def test_maps_lie_beside_the_report_with_their_table(study):
+    folder = study / "analysis" / "flow" / CONTRAST
+    table = workspace.read_table(folder / "maps.tsv").set_index("map")
+    assert table.loc["model_implied", "n"] == table.loc["observed", "n"]
+    mask, effect = (
+        sitk.GetArrayFromImage(
+            sitk.ReadImage(str(folder / "maps" / f"model_implied_{name}.nii.gz"))
+        )
+        for name in ("mask", "effect")
+    )
+    assert (mask > 0).sum() == table.loc["model_implied", "cells"]
+    assert effect[mask > 0].mean() == pytest.approx(table.loc["model_implied", "mean"], rel=1e-4)
 
 
 def test_a_second_run_keeps_everything(study):

@@ -7,22 +7,31 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy import ndimage, optimize, special, stats
 
 from dgmvlc_cli.analysis.zones import REGIONS, Anatomy, known
 from dgmvlc_cli.errors import DgmvlcError
 
+LEAST_CLUSTERS = 10
 IBSI = "Zwanenburg et al. 2020, doi:10.1148/radiol.2020191145"
 
 
 class Sample:
     """The voxels of one region, sorted once so that every measure is cheap.
 
-    values: (n,) HU, finite, n >= 1.  voxel_ml: volume of one voxel.
+    values: (n,) HU, finite, n >= 1.  voxel_ml: volume of one voxel.  image: (z, y, x) HU and the
+    region's (z, y, x) bool, which only what depends on neighbourhood needs.
     """
 
-    def __init__(self, values: np.ndarray, voxel_ml: float) -> None:
+    def __init__(
+        self,
+        values: np.ndarray,
+        voxel_ml: float,
+        image: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> None:
         self.sorted = np.sort(values, axis=None)
         self.voxel_ml = voxel_ml
+        self.image = image
 
     @cached_property
     def mean(self) -> float:
@@ -55,6 +64,7 @@ class Measure:
 
     label: what a reader sees.
     function: `Sample` -> value; raises ValueError with the reason where it is not defined.
+    coarsest_mm: on coarser voxels it means nothing and is left out, as it is outside the lungs.
     """
 
     name: str
@@ -63,6 +73,7 @@ class Measure:
     source: str
     function: Callable[[Sample], float]
     label: str
+    coarsest_mm: float = float("inf")
 
 
 def _sd(sample: Sample) -> float:
@@ -86,6 +97,49 @@ def _volume_ml(sample: Sample) -> float:
 def _mass_g(sample: Sample) -> float:
     # Density in g/mL is (HU + 1000) / 1000: air 0, water 1.
     return _volume_ml(sample) * (sample.mean + 1000.0) / 1000.0
+
+
+def cluster_sizes(sample: Sample, threshold_hu: float = -950.0) -> np.ndarray:
+    """Voxels in each face-connected cluster below a threshold, within the region: (clusters,)."""
+    if sample.image is None:
+        raise ValueError("clusters need the image, not its voxels alone")
+    hu, mask = sample.image
+    labels, count = ndimage.label(mask & (hu < threshold_hu))
+    return np.bincount(labels.ravel(), minlength=count + 1)[1:]
+
+
+def _cluster_exponent(sample: Sample) -> float:
+    sizes = cluster_sizes(sample)
+    if sizes.size < LEAST_CLUSTERS:
+        raise ValueError(f"{sizes.size} clusters below -950 HU, at least {LEAST_CLUSTERS} needed")
+    return power_law_exponent(sizes)
+
+
+def power_law_exponent(sizes: np.ndarray) -> float:
+    """D of N(size >= s) ~ s^-D, by maximum likelihood of a discrete power law from size 1.
+
+    sizes: (n,) whole numbers >= 1.  P(s) = s^-(D + 1) / zeta(D + 1), equation 3.7 of Clauset et al.
+    2009, doi:10.1137/070710111.
+    """
+    mean_log = np.log(sizes).mean()
+    fit = optimize.minimize_scalar(
+        lambda d: (d + 1) * mean_log + np.log(special.zeta(d + 1)),
+        bounds=(0.02, 8),
+        method="bounded",
+    )
+    return float(fit.x)
+
+
+def wasserstein_hu(one: np.ndarray, other: np.ndarray) -> float:
+    """Earth mover's distance between the HU of two regions, in HU.
+
+    one, other: (n,) each.  How far the voxels of one would have to move to become the other's, on
+    average; at least the absolute difference of the means.
+    """
+    if one.size != other.size:
+        return float(stats.wasserstein_distance(one, other))
+    # In one dimension the best plan keeps the order.
+    return float(np.mean(np.abs(np.sort(one).astype(np.float64) - np.sort(other))))
 
 
 def _low_attenuation(threshold_hu: int, source: str, note: str = "") -> Measure:
@@ -136,6 +190,16 @@ _ALL = (
         lambda sample: sample.percent_below(-250, side="right") - sample.percent_below(-600),
         "HAA",
     ),
+    Measure(
+        "cluster_exponent",
+        "1",
+        "D of the clusters of emphysema, N(size >= s) ~ s^-D: face-connected voxels below -950 HU, "
+        "maximum likelihood; small where clusters are large",
+        "Mishima et al. 1999, doi:10.1073/pnas.96.16.8829",
+        _cluster_exponent,
+        "Emphysema cluster exponent",
+        coarsest_mm=2.5,
+    ),
     Measure("volume_ml", "mL", "voxel count times voxel volume", IBSI, _volume_ml, "Volume"),
     Measure(
         "mass_g",
@@ -158,11 +222,13 @@ def measure(
     spacing_mm: tuple[float, float, float],
     measures: Iterable[str] | None = None,
     region_names: Iterable[str] | None = None,
+    scan_hu: np.ndarray | None = None,
 ) -> list[dict]:
     """Measures of one scan in each region: rows of region, measure, value, unit, reason.
 
     hu: (z, y, x) HU.  labels: (z, y, x) integers, `Tissue` values.  spacing_mm: (z, y, x).
-    measures, region_names: names from `MEASURES` and `zones.REGIONS`, all by default.
+    measures, region_names: names from `MEASURES` and `zones.REGIONS`, all by default.  scan_hu: the
+    real scan, from which muscle and fat are cut; the scan itself by default.
     A measure that is not defined is NaN with the reason: "empty region", "constant region" or the
     count of voxels without a finite value.
     Raises UsageError for an unknown name, DgmvlcError where scan and mask differ in shape.
@@ -173,19 +239,24 @@ def measure(
             "Give each scan the mask made from it.",
         )
     chosen = [MEASURES[name] for name in known(measures, MEASURES, "measure")]
-    anatomy = Anatomy(labels, spacing_mm)
+    anatomy = Anatomy(labels, spacing_mm, hu if scan_hu is None else scan_hu)
     voxel_ml = float(np.prod(spacing_mm)) / 1000.0
     rows: list[dict] = []
     for region in known(region_names, REGIONS, "region"):
-        values = hu[REGIONS[region].find(anatomy)]
-        rows += [{"region": region, **row} for row in _measure_values(values, voxel_ml, chosen)]
+        mask = REGIONS[region].find(anatomy)
+        limit_mm = np.inf if REGIONS[region].control else max(spacing_mm)
+        usable = [item for item in chosen if limit_mm <= item.coarsest_mm]
+        rows += [{"region": region, **row} for row in _measure_mask(hu, mask, voxel_ml, usable)]
     return rows
 
 
-def _measure_values(values: np.ndarray, voxel_ml: float, chosen: list[Measure]) -> list[dict]:
-    """Rows of measure, value, unit, reason for the voxels of one region."""
+def _measure_mask(
+    hu: np.ndarray, mask: np.ndarray, voxel_ml: float, chosen: list[Measure]
+) -> list[dict]:
+    """Rows of measure, value, unit, reason for one region."""
+    values = hu[mask]
     problem = _unusable(values)
-    sample = None if problem else Sample(values, voxel_ml)
+    sample = None if problem else Sample(values, voxel_ml, (hu, mask))
     return [_row(item, sample, problem) for item in chosen]
 
 

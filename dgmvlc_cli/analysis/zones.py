@@ -14,16 +14,26 @@ from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.imaging.volume import Tissue
 
 RIND_MM = 15.0
+# Mitsiopoulos et al. 1998, doi:10.1152/jappl.1998.85.1.115
+MUSCLE_HU = (-29.0, 150.0)
+FAT_HU = (-190.0, -30.0)
 
 
 class Anatomy:
     """What regions are cut from: the lungs of one mask, and coordinates inside them.
 
     labels: (z, y, x) integers, `Tissue` values, index growing towards superior, posterior and the
-    patient's left.  spacing_mm: (z, y, x).  Coordinates are computed when a region asks for them.
+    patient's left.  spacing_mm: (z, y, x).  scan_hu: (z, y, x), the real scan, from which muscle
+    and fat are cut, so that both arms of a pair are measured in the same voxels; without it these
+    regions are empty.  Coordinates are computed when a region asks for them.
     """
 
-    def __init__(self, labels: np.ndarray, spacing_mm: tuple[float, float, float]) -> None:
+    def __init__(
+        self,
+        labels: np.ndarray,
+        spacing_mm: tuple[float, float, float],
+        scan_hu: np.ndarray | None = None,
+    ) -> None:
         if labels.ndim != 3:
             raise DgmvlcError(
                 f"the mask has {labels.ndim} axes, expected 3 (z, y, x)",
@@ -31,6 +41,7 @@ class Anatomy:
             )
         self.labels = labels
         self.spacing_mm = spacing_mm
+        self.scan_hu = scan_hu
 
     @cached_property
     def lungs(self) -> np.ndarray:
@@ -57,20 +68,35 @@ class Anatomy:
         return self.lungs & chosen.reshape(shape)
 
     @cached_property
-    def rind(self) -> np.ndarray:
-        """(z, y, x) bool: lung within `RIND_MM` of the lungs' outer surface.
+    def depth_mm(self) -> np.ndarray:
+        """(z, y, x) float32: distance of each lung voxel to the lungs' outer surface, 0 elsewhere.
 
-        Airways inside the lung are no surface.  A voxel's depth is the distance from its centre to
-        the nearest centre outside, less half a voxel: the surface runs between the two.
+        Airways inside the lung are no surface.  The distance runs from the voxel's centre to the
+        nearest centre outside, less half a voxel: the surface lies between the two.
         """
         inside = self.lungs[self.box] | (self.labels[self.box] == Tissue.AIRWAY)
-        rind = np.zeros_like(self.lungs)
+        depth_mm = np.zeros(self.lungs.shape, np.float32)
         if inside.size:
             padded = np.pad(inside, 1)
-            depth_mm = ndimage.distance_transform_edt(padded, sampling=self.spacing_mm)
-            depth_mm = depth_mm[1:-1, 1:-1, 1:-1] - 0.5 * min(self.spacing_mm)
-            rind[self.box] = self.lungs[self.box] & (depth_mm <= RIND_MM)
-        return rind
+            distance = ndimage.distance_transform_edt(padded, sampling=self.spacing_mm)
+            distance = distance[1:-1, 1:-1, 1:-1] - 0.5 * min(self.spacing_mm)
+            depth_mm[self.box] = np.where(self.lungs[self.box], distance, 0.0)
+        return depth_mm
+
+    @cached_property
+    def rind(self) -> np.ndarray:
+        """(z, y, x) bool: lung within `RIND_MM` of the lungs' outer surface."""
+        return self.lungs & (self.depth_mm <= RIND_MM)
+
+    def soft_tissue(self, low_hu: float, high_hu: float) -> np.ndarray:
+        """(z, y, x) bool: body within a range of the real scan's HU, a voxel below its surface.
+
+        Voxels at the surface of the body, of lungs and of airways hold some air.
+        """
+        if self.scan_hu is None:
+            return np.zeros_like(self.lungs)
+        inner = ndimage.binary_erosion(self.labels == Tissue.BODY, border_value=1)
+        return inner & (self.scan_hu >= low_hu) & (self.scan_hu <= high_hu)
 
 
 @dataclass(frozen=True)
@@ -149,6 +175,20 @@ _ALL = (
         "body", "soft tissue", "soft tissue and bone (negative control)", True, _is(Tissue.BODY)
     ),
     Region(
+        "muscle",
+        "muscle",
+        f"body of {MUSCLE_HU[0]:g} to {MUSCLE_HU[1]:g} HU in the real scan (negative control)",
+        True,
+        lambda anatomy: anatomy.soft_tissue(*MUSCLE_HU),
+    ),
+    Region(
+        "fat",
+        "fat",
+        f"body of {FAT_HU[0]:g} to {FAT_HU[1]:g} HU in the real scan (negative control)",
+        True,
+        lambda anatomy: anatomy.soft_tissue(*FAT_HU),
+    ),
+    Region(
         "outside",
         "outside the body",
         "air around the body (negative control)",
@@ -165,14 +205,15 @@ def regions(
     labels: np.ndarray,
     spacing_mm: tuple[float, float, float],
     names: Iterable[str] | None = None,
+    scan_hu: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Regions of one mask: name -> (z, y, x) bool, in the order asked for (all by default).
 
-    labels: (z, y, x) integers, `Tissue` values.  spacing_mm: (z, y, x).
+    labels: (z, y, x) integers, `Tissue` values.  spacing_mm: (z, y, x).  scan_hu: the real scan.
     A region that is absent from the mask is empty, not missing.
     Raises UsageError for an unknown name, DgmvlcError for a mask that is not three-dimensional.
     """
-    anatomy = Anatomy(labels, spacing_mm)
+    anatomy = Anatomy(labels, spacing_mm, scan_hu)
     return {name: REGIONS[name].find(anatomy) for name in known(names, REGIONS, "region")}
 
 

@@ -99,6 +99,22 @@ def truth_of(subject: Subject, chest: Scene, settings: PhantomSettings) -> list[
     ]
 
 
+def true_difference(
+    subject: Subject, levels: tuple[str, str], settings: PhantomSettings
+) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
+    """What smoking changes in one subject, voxel by voxel: HU (z, y, x), labels, spacing in mm.
+
+    On the grid of `truth_spacing_mm`, from the first level to the second.
+    """
+    chest = scene(subject, settings)
+    before, after = (chest.volume(replace(subject, smoking=level), settings) for level in levels)
+    labels, spacing_mm = chest.labels, settings.truth_spacing_mm
+    if spacing_mm is not None:
+        labels = resample_labels(labels, before, spacing_mm)
+        before, after = (resample_isotropic(one, spacing_mm) for one in (before, after))
+    return after.hu - before.hu, labels, before.spacing_mm
+
+
 def description(settings: PhantomSettings) -> dict:
     """What phantom.json says: the settings, and what was planted, in words."""
     return {

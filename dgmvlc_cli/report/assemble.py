@@ -11,69 +11,48 @@ import pandas as pd
 
 from dgmvlc_cli import workspace
 from dgmvlc_cli.analysis.contrasts import Contrast
-from dgmvlc_cli.analysis.zones import regions
+from dgmvlc_cli.analysis.maps import SMOOTHING_MM
+from dgmvlc_cli.analysis.permutation import FLIPS, TFCE_FLIPS
 from dgmvlc_cli.cohort import Cohort, model_grid
 from dgmvlc_cli.config import Settings
-from dgmvlc_cli.generators.grid import place
-from dgmvlc_cli.imaging.volume import read_labels, read_volume
-from dgmvlc_cli.report.contents import Pair
+from dgmvlc_cli.measuring import OBSERVED
 from dgmvlc_cli.workspace import Workspace
 
 FIT_REGIONS = ("lungs", "upper", "middle", "lower", "airway", "body")
 
 
-def load_pairs(ws: Workspace, settings: Settings, pairs: pd.DataFrame) -> list[Pair]:
-    """The first draw of every pair, with the real scan, on the generator's grid."""
-    grid, spacing_mm = model_grid(ws, settings.train.model)
-    loaded = []
-    for row in pairs[pairs["seed"] == 0].itertuples(index=False):
-        subject = str(row.subject)
-        scan, mask = read_volume(ws.ct_path(subject)), read_labels(ws.mask_path(subject))
-        real, labels = place(scan, mask, grid, spacing_mm)
-        loaded.append(
-            Pair(
-                subject=subject,
-                reference_hu=read_volume(ws.root / str(row.reference_path)).hu,
-                target_hu=read_volume(ws.root / str(row.target_path)).hu,
-                real_hu=real.hu,
-                labels=labels,
-                spacing_mm=real.spacing_mm,
-                reference_sentence=str(row.reference_sentence),
-                target_sentence=str(row.target_sentence),
-            )
-        )
-    return loaded
-
-
 def fit_table(
-    pairs: list[Pair], folds: pd.Series, levels: pd.Series, contrast: Contrast
+    measures: pd.DataFrame, levels: pd.Series, contrast: Contrast
 ) -> list[dict[str, Any]]:
     """Generated against real HU per fold and region, in each subject's own arm.
 
-    The arm that says what the subject's row says is compared with the subject's real scan:
-    means, SD between subjects, and mean SD within the region.  Empty for a numeric contrast,
-    whose arms are nobody's own.
+    measures: as measures.tsv.  levels: subject -> recorded level.  The first draw of the arm that
+    says what the subject's row says is compared with the subject's real scan: means, SD between
+    subjects, and mean SD within the region.  Empty for a numeric contrast, whose arms are nobody's
+    own.
     """
-    rows = []
-    for pair in pairs:
-        level = levels.get(pair.subject)
-        generated = {contrast.reference: pair.reference_hu, contrast.target: pair.target_hu}
-        if level not in generated or pair.real_hu is None:
-            continue
-        for region, mask in regions(pair.labels, pair.spacing_mm, FIT_REGIONS).items():
-            if mask.any():
-                real, made = pair.real_hu[mask], generated[level][mask]
-                rows.append(
-                    {
-                        "fold": int(folds[pair.subject]), "region": region,
-                        "real": real.mean(), "generated": made.mean(),
-                        "real_within": real.std(), "generated_within": made.std(),
-                    }
-                )  # fmt: skip
-    table = pd.DataFrame(rows)
-    if table.empty or contrast.numeric:
+    if contrast.numeric:
         return []
-    return [_fit_row(part) for _, part in table.groupby(["fold", "region"])]
+    chosen = measures["region"].isin(FIT_REGIONS) & measures["measure"].isin(("mean_hu", "sd_hu"))
+    table = measures[chosen]
+    level = table["subject"].map(levels)
+    own = dict(zip((contrast.reference, contrast.target), contrast.arms, strict=True))
+    first = pd.to_numeric(table["seed"]) == 0
+    keys = ["fold", "subject", "region", "measure"]
+    real = table[table["arm"] == OBSERVED].set_index(keys)["value"]
+    made = table[(table["arm"] == level.map(own)) & first].set_index(keys)["value"]
+    both = pd.DataFrame({"real": real, "generated": made}).dropna().unstack("measure").dropna()
+    if both.empty:
+        return []
+    flat = pd.DataFrame(
+        {
+            "real": both["real", "mean_hu"],
+            "generated": both["generated", "mean_hu"],
+            "real_within": both["real", "sd_hu"],
+            "generated_within": both["generated", "sd_hu"],
+        }
+    ).reset_index()
+    return [_fit_row(part) for _, part in flat.groupby(["fold", "region"])]
 
 
 def _fit_row(part: pd.DataFrame) -> dict[str, Any]:
@@ -169,16 +148,25 @@ def methods_facts(
             "estimand": "overlap",
             "standard_errors": "HC3",
             "adjustment": "Benjamini-Hochberg",
+            "map_flips": FLIPS,
+            "map_tfce_flips": TFCE_FLIPS,
+            "map_permutations": TFCE_FLIPS,
+            "map_smoothing_mm": SMOOTHING_MM,
         },
     }
     phantom = _phantom_facts(ws, settings)
     return {**({"phantom": phantom} if phantom else {}), **facts}
 
 
+def phantom_record(ws: Workspace, settings: Settings) -> dict[str, Any] | None:
+    """What phantom.json beside the scans says; None where the scans are no synthetic cohort."""
+    beside: Path = (ws.root / settings.scans.path).resolve().parent / "phantom.json"
+    return workspace.read_json(beside)
+
+
 def _phantom_facts(ws: Workspace, settings: Settings) -> dict[str, Any] | None:
     """Settings of the synthetic cohort, where the scans are one."""
-    beside: Path = (ws.root / settings.scans.path).resolve().parent / "phantom.json"
-    record = workspace.read_json(beside)
+    record = phantom_record(ws, settings)
     if not record:
         return None
     return {key: record["settings"][key] for key in ("subjects", "spacing_mm", "null")}

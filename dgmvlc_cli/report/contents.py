@@ -7,56 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from dgmvlc_cli.analysis.effects import EFFECT_COLUMNS
+from dgmvlc_cli.analysis.looks import Pair, PairSummary
 from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
 from dgmvlc_cli.analysis.readings import MEASURE_COLUMNS
 from dgmvlc_cli.errors import DgmvlcError
-from dgmvlc_cli.imaging.volume import Tissue
+from dgmvlc_cli.mapping import Maps
 
 VERDICT_COLUMNS = ("measure", "region", "verdict", "sentence")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """One subject's two arms, on one grid, from the same mask and noise.
-
-    reference_hu, target_hu, real_hu: (z, y, x) float32, HU.  labels: (z, y, x) uint8, Tissue.
-    spacing_mm: (z, y, x).  Axes grow towards superior, posterior and the patient's left.
-    """
-
-    subject: str
-    reference_hu: np.ndarray
-    target_hu: np.ndarray
-    labels: np.ndarray
-    spacing_mm: tuple[float, float, float]
-    reference_sentence: str
-    target_sentence: str
-    real_hu: np.ndarray | None = None
-
-    def __post_init__(self) -> None:
-        shapes = {
-            name: np.shape(array)
-            for name in ("reference_hu", "target_hu", "labels", "real_hu")
-            if (array := getattr(self, name)) is not None
-        }
-        if len(set(shapes.values())) > 1 or len(shapes["labels"]) != 3:
-            raise DgmvlcError(
-                f"The images of {self.subject} do not share one three-dimensional grid: {shapes}.",
-                "Generate the pairs of this subject again.",
-            )
-
-    @property
-    def lung(self) -> np.ndarray:
-        """(z, y, x) bool: both lungs, without the airway."""
-        return np.isin(self.labels, (Tissue.RIGHT_LUNG, Tissue.LEFT_LUNG))
-
-    @property
-    def difference_hu(self) -> np.ndarray:
-        """(z, y, x) float32: target minus reference, HU."""
-        return np.asarray(self.target_hu, np.float32) - np.asarray(self.reference_hu, np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +39,10 @@ class ReportContents:
     training:   fold -> table with step, loss and optionally lr, seconds, val_* columns.
     fit:        rows of fold, region, real_mean_hu, generated_mean_hu, real_sd_between,
                 generated_sd_between, real_sd_within, generated_sd_within.
-    pairs:      every pair serves the group figures; the viewer takes the first ones.
+    pairs:      those to look at; the viewer takes the first ones.
+    summaries:  of every pair, for the group figures.
+    maps:       group maps with inference.
+    statistics: further statistics of the pairs and the scans (paired.STATISTIC_COLUMNS).
     truth:      measure, region, truth, model_implied, ratio, debiased_covers, ... (phantom only).
     placebo_words: placebo -> {level of the studied attribute: neutral word}.
     methods:    stage -> settings, for the stages that ran (see `methods.describe_methods`).
@@ -103,6 +66,9 @@ class ReportContents:
     training: Mapping[int, pd.DataFrame] = field(default_factory=dict)
     fit: Sequence[Mapping[str, Any]] = ()
     pairs: Sequence[Pair] = ()
+    summaries: Sequence[PairSummary] = ()
+    maps: Maps | None = None
+    statistics: pd.DataFrame | None = None
     truth: pd.DataFrame | None = None
     placebo_words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -15,7 +15,8 @@ from dgmvlc_cli.report.figures_effects import (
     draw_placebos,
     draw_slopes,
 )
-from dgmvlc_cli.report.figures_images import draw_histogram, draw_map, draw_pairs
+from dgmvlc_cli.report.figures_images import draw_histogram, draw_pairs
+from dgmvlc_cli.report.figures_maps import draw_heights, draw_map
 from dgmvlc_cli.report.figures_model import draw_balance, draw_calibration, draw_training
 
 FIGURES: tuple[Callable[[ReportContents], Drawing | None], ...] = (
@@ -24,6 +25,7 @@ FIGURES: tuple[Callable[[ReportContents], Drawing | None], ...] = (
     draw_slopes,
     draw_placebos,
     draw_map,
+    draw_heights,
     draw_histogram,
     draw_controls,
     draw_calibration,

@@ -20,6 +20,7 @@ from dgmvlc_cli.analysis.contrasts import Contrast
 from dgmvlc_cli.analysis.effects import fold_effects
 from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
 from dgmvlc_cli.analysis.zones import CONTROL_REGIONS
+from dgmvlc_cli.mapping import summary_table
 from dgmvlc_cli.report import words
 from dgmvlc_cli.report.contents import ReportContents, records
 from dgmvlc_cli.report.drawing import Drawing, data_uri
@@ -31,11 +32,16 @@ from dgmvlc_cli.report.methods import (
     describe_methods,
     methods_markdown,
 )
+from dgmvlc_cli.report.tables import report_tables, training_table
 from dgmvlc_cli.report.viewer import pack_pairs, viewer_settings
-from dgmvlc_cli.workspace import write_text
+from dgmvlc_cli.workspace import write_table, write_text
 
 SCHEMA_VERSION = 1
 """Of report.json; raised whenever a key changes its meaning or goes away."""
+SCHEMA_PATH = Path(__file__).parent / "report.schema.json"
+
+MOST_JSON_ROWS = 1000
+"""Of one figure's data in report.json; a longer table (the cells of a map) is in its TSV alone."""
 
 MAX_THUMBNAILS = 24
 THUMBNAIL_PIXELS = 280
@@ -44,18 +50,30 @@ FOUR_NUMBERS = ("model_implied", "observed", "debiased")
 
 
 def write_report(directory: Path, contents: ReportContents) -> Path:
-    """Write report.html, report.json, methods.md and figures/ into a folder.
+    """Write report.html, report.json, methods.md, figures/ and tables/ into a folder.
 
     Each file is put in place whole, the HTML last; the same contents give the same bytes.
     Returns the path of report.html.
     """
     drawings = draw_all(contents)
     files = {name: drawing.write(directory / "figures") for name, drawing in drawings.items()}
+    for name, table in all_tables(contents).items():
+        write_table(directory / "tables" / f"{name}.tsv", table)
     write_text(directory / "methods.md", methods_markdown(contents))
     write_text(directory / "report.json", report_json(contents, drawings, files))
     page = directory / "report.html"
     write_text(page, render(contents, drawings))
     return page
+
+
+def all_tables(contents: ReportContents) -> dict[str, pd.DataFrame]:
+    """The small tables behind the page, by name."""
+    return report_tables(
+        contents,
+        trust=trust_facts(contents),
+        effect_rows=effect_table(contents),
+        folds=fold_table(contents),
+    )
 
 
 def render(contents: ReportContents, drawings: Mapping[str, Drawing]) -> str:
@@ -68,7 +86,9 @@ def render(contents: ReportContents, drawings: Mapping[str, Drawing]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(words=words, badges=BADGES, version=__version__)
+    environment.globals.update(
+        words=words, badges=BADGES, version=__version__, primary=PRIMARY_MEASURE
+    )
     environment.filters.update(json=script_json, prose=words.prose)
     page = environment.get_template("report.html.j2")
     return page.render(
@@ -157,6 +177,7 @@ def _effects_context(contents: ReportContents) -> dict[str, Any]:
         "effect_measures": list(dict.fromkeys(row["measure"] for row in rows)),
         "effect_regions": list(dict.fromkeys(row["region"] for row in rows)),
         "folds": fold_table(contents),
+        "statistic_rows": statistic_rows(contents),
         "effect_methods": effect_methods(contents),
         "truth_rows": [] if contents.truth is None else _ordered(contents.truth),
     }
@@ -221,6 +242,19 @@ def _placebo_cells(implied: pd.DataFrame | None, debiased: pd.DataFrame | None) 
     }
 
 
+def statistic_rows(contents: ReportContents) -> list[dict[str, Any]]:
+    """Further statistics of the primary measure and of the distance, in the headline regions."""
+    table = contents.statistics
+    if table is None or table.empty:
+        return []
+    shown = table["region"].isin(words.HEADLINE_REGIONS)
+    shown &= table["measure"].isin((PRIMARY_MEASURE, "wasserstein_hu"))
+    rows = records(table[shown])
+    return sorted(
+        rows, key=lambda row: (words.region_order(row["region"]), row["kind"] == "placebo")
+    )
+
+
 def fold_table(contents: ReportContents) -> pd.DataFrame:
     """Model-implied change of mean HU by region (rows) and fold (columns): how steady it is.
 
@@ -253,10 +287,17 @@ def _pairs_context(contents: ReportContents) -> dict[str, Any]:
     thumbnails, unreadable = qc_thumbnails(contents.qc)
     return {
         "packed": packed,
+        "pair_count": max(len(contents.summaries), len(contents.pairs)),
+        "map_rows": map_rows(contents),
         "viewer": viewer_settings(contents.pairs, contents.levels) if packed else None,
         "thumbnails": thumbnails,
         "unreadable": unreadable,
     }
+
+
+def map_rows(contents: ReportContents) -> list[dict[str, Any]]:
+    """One row for each group map, as maps.tsv holds them."""
+    return [] if contents.maps is None else records(summary_table(contents.maps, contents.contrast))
 
 
 def qc_thumbnails(paths: Sequence[tuple[str, Path]]) -> tuple[list[tuple[str, str]], list[str]]:
@@ -290,12 +331,7 @@ def _cohort_context(contents: ReportContents) -> dict[str, Any]:
         "balance_rows": [] if balance is None else records(balance),
         "exclusion_columns": [] if exclusions is None else list(exclusions.columns),
         "exclusion_rows": [] if exclusions is None else records(exclusions),
-        "training_rows": [
-            {"fold": fold, "steps": log["step"].iloc[-1], "loss": log["loss"].iloc[-1]}
-            | {"seconds": log["seconds"].iloc[-1] if "seconds" in log else None}
-            for fold, log in sorted(contents.training.items())
-            if len(log)
-        ],
+        "training_rows": records(training_table(contents)),
     }
 
 
@@ -363,13 +399,16 @@ def report_json(
         "failures": contents.failures,
         "fit": contents.fit,
         "training": {str(fold): log for fold, log in contents.training.items()},
+        "maps": map_rows(contents),
+        "statistics": contents.statistics,
         "pairs": [
             {"subject": pair.subject, "sentences": [pair.reference_sentence, pair.target_sentence]}
             for pair in contents.pairs
         ],
         "figures": [
             {"name": name, "title": drawing.title, "caption": drawing.caption}
-            | {"files": files[name], "data": drawing.data}
+            | {"files": files[name]}
+            | {"data": drawing.data if len(drawing.data) <= MOST_JSON_ROWS else None}
             for name, drawing in drawings.items()
         ],
         "guidance_scale": contents.guidance_scale,

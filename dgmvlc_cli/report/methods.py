@@ -9,7 +9,8 @@ describe        encoder, attributes, placebos (their number)
 train           model (flow | diffusion | gan), fusion, steps, folds, batch_size, parameters,
                 wavelet_levels, low_pass_weight, time_shift, ema_decay, text_dropout
 counterfactual  mode (from the mask | from the scan), steps, seeds, guidance_scale, pairs
-analyze         covariates, estimand, standard_errors, adjustment, confidence
+analyze         covariates, estimand, standard_errors, adjustment, confidence, map_flips,
+                map_tfce_flips, map_permutations, map_smoothing_mm
 """
 
 from __future__ import annotations
@@ -96,6 +97,25 @@ REFERENCES = {
         "approach to multiple testing. J R Stat Soc B 1995; 57: 289-300.",
         "https://doi.org/10.1111/j.2517-6161.1995.tb02031.x",
     ),
+    "nichols2002": Reference(
+        "Nichols and Holmes 2002",
+        "Nichols TE, Holmes AP. Nonparametric permutation tests for functional neuroimaging: a "
+        "primer with examples. Hum Brain Mapp 2002; 15: 1-25.",
+        "https://doi.org/10.1002/hbm.1058",
+    ),
+    "smith2009": Reference(
+        "Smith and Nichols 2009",
+        "Smith SM, Nichols TE. Threshold-free cluster enhancement: addressing problems of "
+        "smoothing, threshold dependence and localisation in cluster inference. "
+        "NeuroImage 2009; 44: 83-98.",
+        "https://doi.org/10.1016/j.neuroimage.2008.03.061",
+    ),
+    "winkler2014": Reference(
+        "Winkler et al. 2014",
+        "Winkler AM, Ridgway GR, Webster MA, Smith SM, Nichols TE. Permutation inference for the "
+        "general linear model. NeuroImage 2014; 92: 381-397.",
+        "https://doi.org/10.1016/j.neuroimage.2014.01.060",
+    ),
     "mackinnon1985": Reference(
         "MacKinnon and White 1985",
         "MacKinnon JG, White H. Some heteroskedasticity-consistent covariance matrix estimators "
@@ -103,6 +123,8 @@ REFERENCES = {
         "https://doi.org/10.1016/0304-4076(85)90158-7",
     ),
 }
+
+TFCE = "threshold-free cluster enhancement [smith2009]"
 
 _KEY = "|".join(REFERENCES)
 _CITATION = re.compile(rf"\[((?:{_KEY})(?:, (?:{_KEY}))*)\]")
@@ -279,6 +301,28 @@ def _analyze(facts: Facts, contents: ReportContents) -> Iterable[str]:
     if "adjustment" in facts:
         source = " [benjamini1995]" if "Benjamini" in str(facts["adjustment"]) else ""
         yield f"p-values were adjusted over the declared family ({facts['adjustment']}{source})."
+    if "map_flips" in facts:
+        yield from _map_sentences(facts)
+
+
+def _map_sentences(facts: Facts) -> Iterable[str]:
+    yield (
+        "For the maps each subject's images were read in lung-relative coordinates (fractions of "
+        "the lungs' height and depth, and across each lung)"
+        f"{_of(facts, 'map_smoothing_mm', ', smoothed within the lung by {} mm')}; no image was "
+        "registered to another."
+    )
+    yield (
+        f"Over the pairs, {_written(facts['map_flips'])} sign flips of whole subjects gave "
+        "p-values that hold over all cells together, by the maximum statistic [nichols2002]"
+        f"{_of(facts, 'map_tfce_flips', ' and, with {} flips, by ' + TFCE)}."
+    )
+    if facts.get("map_permutations"):
+        yield (
+            "The map of the real scans is a regression in every cell adjusted for the same "
+            f"covariates, with {_written(facts['map_permutations'])} permutations of its residuals "
+            "[winkler2014]."
+        )
 
 
 STAGES: dict[str, tuple[str, Callable[[Facts, ReportContents], Iterable[str]]]] = {

@@ -142,14 +142,16 @@ class Viewer {
     if (!this.cache.has(index)) {
       const pair = JSON.parse(document.getElementById(`pair-${index}`).textContent);
       const step = this.settings.step_hu;
-      const [reference, difference, lung, real] = await Promise.all([
+      const [reference, difference, lung, real, shown] = await Promise.all([
         unpack(pair.volumes.reference, step),
         unpack(pair.volumes.difference, 1),
         unpack(pair.volumes.lung, 1),
         pair.volumes.real ? unpack(pair.volumes.real, step) : null,
+        // Where both arms were cut off, the colours come from the neighbours; readings do not.
+        pair.volumes.shown ? unpack(pair.volumes.shown, 1) : null,
       ]);
       const target = reference.map((value, i) => value + difference[i]);
-      this.cache.set(index, { ...pair, volumes: { reference, target, difference, lung, real } });
+      this.cache.set(index, { ...pair, volumes: { reference, target, difference, lung, real, shown: shown || difference } });
     }
     const first = !this.pair;
     const keep = this.pair && this.slice / (this.depth() - 1);
@@ -241,9 +243,9 @@ class Viewer {
   }
 
   tint(voxel) {
-    const { difference, lung } = this.pair.volumes;
+    const { shown, lung } = this.pair.volumes;
     if (!lung[voxel]) return [0, 0, 0, 0];
-    const share = Math.min(Math.max(difference[voxel] / this.limit, -1), 1);
+    const share = Math.min(Math.max(shown[voxel] / this.limit, -1), 1);
     const colour = this.colours[Math.round(((share + 1) / 2) * (this.colours.length - 1))];
     return [...colour, 255];
   }

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import to_hex
 
-from dgmvlc_cli.report.contents import Pair
+from dgmvlc_cli.analysis.looks import Pair
 from dgmvlc_cli.report.drawing import DIVERGING
-from dgmvlc_cli.report.summaries import NICE_LIMITS_HU, difference_limit
+from dgmvlc_cli.report.summaries import NICE_LIMITS_HU, difference_limit, shown_difference
 
 STEP_HU = 2
 """Real and reference images are kept to 2 HU, below their noise; the difference to 1 HU."""
@@ -51,6 +51,8 @@ def pack_pair(pair: Pair) -> dict[str, Any]:
         "difference": pack(steps(pair.difference_hu, 1)),
         "lung": pack(lung.astype(np.int16)),
     }
+    if (pair.clipped & lung).any():
+        volumes["shown"] = pack(steps(shown_difference(pair), 1))
     if pair.real_hu is not None:
         volumes["real"] = pack(steps(pair.real_hu, STEP_HU))
     return {

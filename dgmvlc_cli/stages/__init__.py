@@ -6,6 +6,7 @@ algorithms.  Every stage takes a Workspace, Settings and Run, and returns a Stag
 
 from dgmvlc_cli.stages.analyze import analyze
 from dgmvlc_cli.stages.base import Run, StageResult
+from dgmvlc_cli.stages.compare import compare
 from dgmvlc_cli.stages.counterfactual import counterfactual
 from dgmvlc_cli.stages.describe import describe
 from dgmvlc_cli.stages.edit import edit
@@ -17,6 +18,7 @@ __all__ = [
     "Run",
     "StageResult",
     "analyze",
+    "compare",
     "counterfactual",
     "describe",
     "edit",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,9 @@ from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace
 if TYPE_CHECKING:
     from dgmvlc_cli.analysis.contrasts import Contrast
     from dgmvlc_cli.cohort import Cohort, Question
-    from dgmvlc_cli.measuring import MeasureTask
+    from dgmvlc_cli.mapping import Maps
+    from dgmvlc_cli.measuring import Look, MeasureTask
+    from dgmvlc_cli.phantom import PhantomSettings
     from dgmvlc_cli.report.contents import ReportContents
 
 
@@ -32,16 +34,18 @@ def analyze(
     target: str | float | None = None,
     values: Sequence[str | float] = (),
     edits: Mapping[str, str | float] | None = None,
+    pdf: bool = False,
 ) -> StageResult:
     """Measures of real scans and arms -> the four numbers per measure and region -> report.
 
     values: several levels or numbers; the report is of the first against the last, and the tables
-    of all levels or of the dose-response lie beside it.  In a workspace without a clinical table
-    only the real scans are measured.
+    of all levels or of the dose-response lie beside it.  pdf: print the report too.  In a workspace
+    without a clinical table only the real scans are measured.
     """
     if settings.table is None:
         return _measure_only(ws, settings, run)
     from dgmvlc_cli.analysis.effects import estimate_effects
+    from dgmvlc_cli.analysis.paired import distance_rows, statistics_table
     from dgmvlc_cli.analysis.trust import verdicts
     from dgmvlc_cli.cohort import (
         Question,
@@ -50,6 +54,7 @@ def analyze(
         load_cohort,
         placebo_contrasts,
     )
+    from dgmvlc_cli.measuring import distances_table, measures_table
     from dgmvlc_cli.pairs import folder_name, subjects_of
     from dgmvlc_cli.report.html import write_report
     from dgmvlc_cli.stages.several import tables_of_several
@@ -75,11 +80,12 @@ def analyze(
     if run.dry_run:
         return dry_run("analyze", [f"{len(pairs[contrast])} pairs -> {folder}"])
     if sidecar.is_current() and not run.force:
-        return _result(folder, (sidecar.previous() or {})["verdict"], kept=True)
+        return _result(folder, (sidecar.previous() or {})["verdict"], kept=True, pdf=pdf)
     run.reporter.note(f"analysis: {sidecar.why_stale()}")
     clock = Stopwatch()
     sidecar.invalidate()
-    measures = measure_arms(ws, settings, run, cohort, pairs)
+    looks = look_at_arms(ws, settings, run, cohort, pairs)
+    measures, distances = measures_table(looks), distances_table(looks)
     # Arms made from a scan hold its outcome: they cannot help to predict it.
     helped = settings.counterfactual.source == "mask"
     effects = estimate_effects(
@@ -97,13 +103,23 @@ def analyze(
         truth=_against_truth(ws, settings, effects, informing),
         covariates=adjusted,
         several=several,
+        statistics=pd.concat(
+            [
+                statistics_table(measures, cohort.rows, contrast, adjusted, settings.seed),
+                distance_rows(distances, list(pairs), settings.seed),
+            ],
+            ignore_index=True,
+        ),
+        distances=distances,
+        looks=looks,
+        maps=_maps(ws, settings, run, cohort, list(pairs), adjusted, looks),
     )
     _write_tables(folder, found)
     run.reporter.note("writing the report")
     contents = _contents(ws, settings, cohort, found, clock.seconds)
     write_report(folder, contents)
     sidecar.write(seconds=clock.seconds, verdict=list(contents.verdict))
-    return _result(folder, list(contents.verdict))
+    return _result(folder, list(contents.verdict), pdf=pdf)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +134,10 @@ class Findings:
     truth: pd.DataFrame | None
     covariates: list[str]
     several: dict[str, pd.DataFrame]
+    statistics: pd.DataFrame
+    distances: pd.DataFrame
+    looks: list[Look]
+    maps: Maps
 
 
 def _sidecar(
@@ -141,12 +161,16 @@ def _sidecar(
         "seed": settings.seed,
         "version": __version__,
     }
-    outputs = tuple(folder / one for one in ("measures.tsv", "effects.tsv", "report.html"))
+    names = ("measures", "effects", "verdicts", "statistics", "distances", "maps")
+    outputs = (*(folder / f"{name}.tsv" for name in names), folder / "report.html")
     return Sidecar(path=folder / "analysis.json", inputs=inputs, outputs=outputs)
 
 
 def _write_tables(folder: Path, found: Findings) -> None:
+    """The tables of the analysis, and results.tsv, which holds every result in one long table."""
     from dgmvlc_cli.analysis.trust import placebo_calibration
+    from dgmvlc_cli.mapping import summary_table, write_maps
+    from dgmvlc_cli.report.tables import results_table
     from dgmvlc_cli.stages.several import SEVERAL
 
     workspace.write_table(folder / "measures.tsv", found.measures)
@@ -157,16 +181,35 @@ def _write_tables(folder: Path, found: Findings) -> None:
         (folder / name).unlink(missing_ok=True)
     for name, table in found.several.items():
         workspace.write_table(folder / name, table)
+    workspace.write_table(folder / "statistics.tsv", found.statistics)
+    workspace.write_table(folder / "distances.tsv", found.distances)
     if found.truth is not None:
         workspace.write_table(folder / "truth.tsv", found.truth)
+    maps = summary_table(found.maps, found.contrast.text)
+    workspace.write_table(folder / "maps.tsv", maps)
+    results = results_table(found.effects, found.statistics, maps)
+    workspace.write_table(folder / "results.tsv", results)
+    write_maps(folder / "maps", found.maps)
 
 
-def _result(folder: Path, verdict: list[str], kept: bool = False) -> StageResult:
+def _result(
+    folder: Path, verdict: list[str], *, kept: bool = False, pdf: bool = False
+) -> StageResult:
+    from dgmvlc_cli.report.pdf import print_pdf
+
     page = folder / "report.html"
-    facts = {"report": str(page), "effects": str(folder / "effects.tsv"), "verdict": verdict}
+    summary = [*verdict, f"report{' (current, kept)' if kept else ''}: {page}"]
+    facts: dict[str, Any] = {
+        "report": str(page),
+        "effects": str(folder / "effects.tsv"),
+        "verdict": verdict,
+    }
+    if pdf:
+        facts["pdf"] = str(print_pdf(page))
+        summary.append(f"on paper: {facts['pdf']}")
     return StageResult(
         stage="analyze",
-        summary=[*verdict, f"report{' (current, kept)' if kept else ''}: {page}"],
+        summary=summary,
         facts=facts,
         next_command=f"open {page}",
     )
@@ -193,20 +236,24 @@ def read_pairs(
     return workspace.read_table(path, dtype={"subject": str})
 
 
-def measure_arms(
+def look_at_arms(
     ws: Workspace,
     settings: Settings,
     run: Run,
     cohort: Cohort,
     pairs: dict[Contrast, pd.DataFrame],
-) -> pd.DataFrame:
-    """measures.tsv of every held-out subject: the real scan and all its arms."""
+) -> list[Look]:
+    """Every held-out subject's real scan and all its arms, measured and mapped in one reading."""
     from dgmvlc_cli.cohort import model_grid, read_folds
     from dgmvlc_cli.measuring import MeasureTask, arms_of
+    from dgmvlc_cli.report.viewer import MAX_SUBJECTS
 
     folds = read_folds(ws, settings.train.model)
     arms = arms_of(pairs, ws.root)
     grid, spacing_mm = model_grid(ws, settings.train.model)
+    studied = next(iter(pairs.values())).drop_duplicates("subject").set_index("subject")
+    sentences = studied[["reference_sentence", "target_sentence"]]
+    shown = set(sorted(studied.index)[:MAX_SUBJECTS])
     tasks = [
         MeasureTask(
             workspace=ws,
@@ -215,32 +262,66 @@ def measure_arms(
             arms=tuple(arms.get(subject, ())),
             grid=grid,
             spacing_mm=spacing_mm,
+            contrasts=tuple(pairs),
+            sentences=tuple(sentences.loc[subject]) if subject in studied.index else ("", ""),
+            keep_images=subject in shown,
         )
         for subject in cohort.subjects
         if subject in folds.index
     ]
-    return measure_all(tasks, run)
+    return look_at_all(tasks, run)
 
 
-def measure_all(tasks: list[MeasureTask], run: Run) -> pd.DataFrame:
-    """The rows of every task, in an order that does not depend on workers."""
-    from dgmvlc_cli.measuring import COLUMNS, measure_task
+def look_at_all(tasks: list[MeasureTask], run: Run) -> list[Look]:
+    """The look at every task, by subject, whatever the workers did first."""
+    from dgmvlc_cli.measuring import look_at
 
-    rows: list[dict[str, Any]] = []
+    looks: list[Look] = []
     with run.reporter.track("measure", len(tasks)) as advance:
-        for outcome in parallel.run(measure_task, tasks, run.workers):
+        for outcome in parallel.run(look_at, tasks, run.workers):
             if outcome.error is not None:
                 raise outcome.error
-            rows += outcome.result or []
+            if outcome.result is not None:
+                looks.append(outcome.result)
             advance()
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    return table.sort_values(["subject", "arm", "seed"], kind="stable", ignore_index=True)
+    return sorted(looks, key=lambda look: look.subject)
+
+
+def _maps(
+    ws: Workspace,
+    settings: Settings,
+    run: Run,
+    cohort: Cohort,
+    contrasts: list[Contrast],
+    adjusted: list[str],
+    looks: list[Look],
+) -> Maps:
+    """Group maps with inference, and the phantom's true one where the settings name the truth."""
+    from dgmvlc_cli.mapping import group_maps, true_map
+
+    run.reporter.note("maps: where in the lung")
+    maps = group_maps(looks, cohort.rows, contrasts, adjusted, settings.seed)
+    phantom = _phantom(ws, settings) if settings.analyze.truth else None
+    if phantom is None:
+        return maps
+    subjects = [one.subject for one in looks if contrasts[0].text in one.difference_maps]
+    known = true_map(phantom, contrasts[0], subjects, run.workers)
+    return maps if known is None else replace(maps, truth=known[0], truth_n=known[1])
+
+
+def _phantom(ws: Workspace, settings: Settings) -> PhantomSettings | None:
+    """The settings of the synthetic cohort that the scans are; None where they are not one."""
+    from dgmvlc_cli.phantom import PhantomSettings
+    from dgmvlc_cli.report.assemble import phantom_record
+
+    record = phantom_record(ws, settings)
+    return PhantomSettings(**record["settings"]) if record else None
 
 
 def _measure_only(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     """Measures of the preprocessed scans alone."""
     from dgmvlc_cli.cohort import ready_subjects
-    from dgmvlc_cli.measuring import MeasureTask
+    from dgmvlc_cli.measuring import MeasureTask, measures_table
 
     subjects = ready_subjects(ws)
     path = ws.root / "analysis" / "measures.tsv"
@@ -250,7 +331,7 @@ def _measure_only(ws: Workspace, settings: Settings, run: Run) -> StageResult:
         MeasureTask(workspace=ws, subject=one, fold=None, arms=(), grid=None, spacing_mm=0.0)
         for one in subjects
     ]
-    workspace.write_table(path, measure_all(tasks, run))
+    workspace.write_table(path, measures_table(look_at_all(tasks, run)))
     summary = [f"{len(subjects)} scans measured (there is no clinical table to learn from): {path}"]
     return StageResult(stage="analyze", summary=summary, facts={"measures": str(path)})
 
@@ -292,17 +373,14 @@ def _contents(
     from dgmvlc_cli.analysis.effects import balance
     from dgmvlc_cli.analysis.levels import overlap_words
     from dgmvlc_cli.analysis.trust import summary_sentence
-    from dgmvlc_cli.cohort import read_folds
     from dgmvlc_cli.report import assemble
     from dgmvlc_cli.report.contents import ReportContents
 
     name, contrast, pairs = settings.train.model, found.contrast, found.pairs
     subjects = workspace.read_table(ws.subjects_path, dtype=str)
-    loaded = assemble.load_pairs(ws, settings, pairs)
-    folds = read_folds(ws, name)
     # The arms of a joint edit are nobody's own.
     levels = cohort.rows.get(contrast.attribute, pd.Series(dtype=object))
-    fit = assemble.fit_table(loaded, folds, levels, contrast)
+    fit = assemble.fit_table(found.measures, levels, contrast)
     return ReportContents(
         title=f"{contrast.text} in {ws.root.resolve().name}",
         contrast=contrast.text,
@@ -324,7 +402,10 @@ def _contents(
         qc=[(one, ws.qc_path(one)) for one in cohort.subjects],
         training=assemble.training_logs(ws, name, settings.train.folds),
         fit=fit,
-        pairs=loaded,
+        pairs=[look.pair for look in found.looks if look.pair is not None],
+        summaries=[look.summary for look in found.looks if look.summary is not None],
+        maps=found.maps,
+        statistics=found.statistics,
         truth=found.truth,
         placebo_words=cohort.words,
         methods=assemble.methods_facts(ws, settings, cohort, subjects, pairs, found.covariates),

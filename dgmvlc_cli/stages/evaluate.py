@@ -36,8 +36,9 @@ def evaluate(
     """
     from dgmvlc_cli.analysis.axioms import minimality, readouts
     from dgmvlc_cli.cohort import Question, asked_contrasts, load_cohort
+    from dgmvlc_cli.measuring import measures_table
     from dgmvlc_cli.pairs import folder_name
-    from dgmvlc_cli.stages.analyze import measure_arms, read_pairs
+    from dgmvlc_cli.stages.analyze import look_at_arms, read_pairs
 
     cohort = load_cohort(ws, settings)
     question = Question(
@@ -60,7 +61,7 @@ def evaluate(
     if not sidecar.is_current() or run.force:
         clock = Stopwatch()
         sidecar.invalidate()
-        measures = measure_arms(ws, settings, run, cohort, {contrast: pairs})
+        measures = measures_table(look_at_arms(ws, settings, run, cohort, {contrast: pairs}))
         others = _others(cohort, contrast)
         parts = [
             readouts(measures, cohort.rows, contrast, others, settings.seed),

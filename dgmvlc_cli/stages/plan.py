@@ -30,9 +30,9 @@ def plan(
     """Real scans and table -> the smallest effect of each measure that 80 % power would show."""
     from dgmvlc_cli.analysis.power import plan_table
     from dgmvlc_cli.cohort import Question, asked_contrasts, covariates, load_cohort
-    from dgmvlc_cli.measuring import MeasureTask
+    from dgmvlc_cli.measuring import MeasureTask, measures_table
     from dgmvlc_cli.pairs import contrast_name
-    from dgmvlc_cli.stages.analyze import measure_all
+    from dgmvlc_cli.stages.analyze import look_at_all
 
     cohort = load_cohort(ws, settings)
     if edits:
@@ -60,7 +60,7 @@ def plan(
         for one in cohort.subjects
     ]
     adjusted = covariates(settings, cohort.schema, contrast)
-    table = plan_table(measure_all(tasks, run), cohort.rows, contrast, adjusted)
+    table = plan_table(measures_table(look_at_all(tasks, run)), cohort.rows, contrast, adjusted)
     workspace.write_table(path, table)
     return StageResult(
         stage="plan",

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from dgmvlc_cli.analysis.measures import MEASURES, Sample, measure
-from dgmvlc_cli.analysis.zones import REGIONS
+from dgmvlc_cli.analysis.measures import (
+    MEASURES,
+    Sample,
+    cluster_sizes,
+    measure,
+    power_law_exponent,
+    wasserstein_hu,
+)
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.imaging.volume import Tissue
 
@@ -30,7 +35,7 @@ def lung() -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_every_measure_says_what_it_is():
-    assert len(MEASURES) == 12
+    assert len(MEASURES) == 13
     for name, item in MEASURES.items():
         assert item.name == name
         assert item.unit and item.definition and item.label
@@ -109,18 +114,78 @@ def test_percentiles_equal_numpy_for_any_voxels(hu, percent):
     assert sample.percentile(percent) == pytest.approx(np.percentile(hu, percent))
 
 
-def test_all_measures_of_a_coarse_scan_take_milliseconds():
-    z, y, x = np.mgrid[:32, :40, :40]
-    lungs = ((z - 16) / 15) ** 2 + ((y - 20) / 16) ** 2 + ((abs(x - 20) - 10) / 9) ** 2 < 1
-    labels = np.where(lungs, np.where(x < 20, 2, 3), 1).astype(np.uint8)
-    hu = np.random.default_rng(0).normal(-850, 60, labels.shape).astype(np.float32)
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        rows = measure(hu, labels, (6.0, 6.0, 6.0))
-        seconds.append(time.perf_counter() - start)
-    assert len(rows) == len(MEASURES) * len(REGIONS)
-    assert min(seconds) < 0.05
+def lungs_below(count: int, shape: tuple[int, int, int] = (20, 20, 20)) -> np.ndarray:
+    """HU with `count` single voxels and one block of 8 below -950."""
+    hu = np.full(shape, -850.0, np.float32)
+    places = [(z, y, x) for z in range(0, 20, 2) for y in range(0, 20, 2) for x in range(0, 14, 2)]
+    for place in places[:count]:
+        hu[place] = -970
+    hu[10:12, 10:12, 16:18] = -970
+    return hu
+
+
+def test_clusters_of_emphysema_are_counted_by_size():
+    hu = lungs_below(12)
+    sample = Sample(hu.ravel(), 0.008, (hu, np.ones(hu.shape, bool)))
+    assert sorted(cluster_sizes(sample)) == [1] * 12 + [8]
+
+
+def test_the_exponent_of_a_power_law_is_recovered():
+    # P(size) = size^-2.5 / zeta(2.5): the cumulative exponent is 1.5.
+    sizes = stats.zipf.rvs(2.5, size=4000, random_state=0)
+    assert power_law_exponent(sizes) == pytest.approx(1.5, abs=0.06)
+    assert power_law_exponent(sizes[sizes < 3]) > 1.7  # fewer large clusters: steeper
+
+
+def test_the_cluster_exponent_is_for_fine_scans_of_lungs_with_clusters():
+    hu, labels = lungs_below(12), np.full((20, 20, 20), Tissue.RIGHT_LUNG, np.uint8)
+    labels[-2:] = Tissue.AIRWAY
+    fine = measure(hu, labels, (1.0, 0.7, 0.7), ["cluster_exponent"])
+    by_region = {row["region"]: row for row in fine}
+    assert by_region["right_lung"]["value"] > 0
+    assert by_region["upper"]["reason"].endswith("at least 10 needed")
+    assert "airway" not in by_region
+    assert not measure(hu, labels, (4.0, 4.0, 4.0), ["cluster_exponent"])
+
+
+def test_the_distance_of_distributions_equals_scipy_and_a_shift():
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(-850, 60, 500), rng.normal(-870, 80, 500)
+    assert wasserstein_hu(one, other) == pytest.approx(stats.wasserstein_distance(one, other))
+    assert wasserstein_hu(one, rng.permutation(one) - 13) == pytest.approx(13)
+    uneven = wasserstein_hu(one, other[:300])
+    assert uneven == pytest.approx(stats.wasserstein_distance(one, other[:300]))
+
+
+def test_muscle_and_fat_are_cut_from_the_real_scan_a_voxel_below_the_surface():
+    labels = np.full((9, 9, 12), Tissue.OUTSIDE, np.uint8)
+    labels[1:8, 1:8, 1:11] = Tissue.BODY
+    scan = np.where(np.arange(12) < 6, 50.0, -100.0) * np.ones(labels.shape)
+    arm = scan + 7
+    got = {
+        row["region"]: row["value"]
+        for row in measure(arm, labels, SPACING, ["mean_hu"], ["muscle", "fat"], scan_hu=scan)
+    }
+    assert got == {"muscle": 57, "fat": -93}
+    volumes = measure(scan, labels, (1.0, 1.0, 1.0), ["volume_ml"], ["muscle", "fat"])
+    assert [row["value"] for row in volumes] == pytest.approx([0.1, 0.1])  # 5 x 5 x 4 voxels each
+
+
+def test_first_order_measures_equal_pyradiomics(lung):
+    radiomics = pytest.importorskip("radiomics.firstorder")
+    sitk = pytest.importorskip("SimpleITK")
+    hu, labels = lung
+    image, mask = (sitk.GetImageFromArray(a) for a in (hu, (labels > 0).astype(np.uint8)))
+    theirs = radiomics.RadiomicsFirstOrder(image, mask, binWidth=25)
+    theirs.enableAllFeatures()
+    found = {name: float(value) for name, value in theirs.execute().items()}
+    got = values(measure(hu, labels, SPACING))
+    assert got["mean_hu"] == pytest.approx(found["Mean"])
+    assert got["median_hu"] == pytest.approx(found["Median"])
+    assert got["sd_hu"] == pytest.approx(found["Variance"] ** 0.5)
+    assert got["skewness"] == pytest.approx(found["Skewness"])
+    # Theirs is not less 3.
+    assert got["kurtosis"] == pytest.approx(found["Kurtosis"] - 3)
 
 
 def test_the_real_scan_measures_as_known():

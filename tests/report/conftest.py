@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,15 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import ndimage
 
+from dgmvlc_cli.analysis.contrasts import Contrast
 from dgmvlc_cli.analysis.effects import EFFECT_COLUMNS
+from dgmvlc_cli.analysis.looks import Pair, summarise
+from dgmvlc_cli.analysis.maps import Sampler
+from dgmvlc_cli.analysis.paired import distance_rows, statistics_table
 from dgmvlc_cli.analysis.readings import MEASURE_COLUMNS
-from dgmvlc_cli.report.contents import VERDICT_COLUMNS, Pair, ReportContents
+from dgmvlc_cli.mapping import Maps, group_maps
+from dgmvlc_cli.measuring import Look
+from dgmvlc_cli.report.contents import VERDICT_COLUMNS, ReportContents
 
 CONTRAST = "smoking: never smoker -> current smoker"
 PLACEBOS = {"placebo_1": ("birch", "maple"), "placebo_2": ("copper", "nickel")}
@@ -200,6 +208,7 @@ def build_contents(
         ),
         "effects": pd.DataFrame(list(effect_rows(rng, 96)), columns=EFFECT_COLUMNS),
         "measures": pd.DataFrame(list(measure_rows(rng, 40)), columns=MEASURE_COLUMNS),
+        "statistics": make_statistics(),
         "balance": pd.DataFrame(
             {
                 "covariate": ["age", "sex=male", "bmi"],
@@ -223,6 +232,8 @@ def build_contents(
         "training": {0: training_table(rng), 1: training_table(rng)},
         "fit": fit_rows(rng),
         "pairs": pairs,
+        "summaries": [summarise(pair) for pair in pairs],
+        "maps": make_maps(subjects, shape),
         "truth": pd.DataFrame(
             {
                 "measure": "mean_hu",
@@ -280,6 +291,10 @@ def build_contents(
                 "standard_errors": "HC3",
                 "adjustment": "Benjamini-Hochberg",
                 "confidence": 0.95,
+                "map_flips": 10_000,
+                "map_tfce_flips": 1000,
+                "map_permutations": 1000,
+                "map_smoothing_mm": 12.0,
             },
         },
         "provenance": {
@@ -293,6 +308,58 @@ def build_contents(
         "intended_use": ["The phantom is a simulator, not a patient."],
     }
     return ReportContents(**(fields | changes))
+
+
+@functools.cache
+def make_statistics() -> pd.DataFrame:
+    """Further statistics of the made-up measures, and a distance between the arms."""
+    contrast = Contrast("smoking", "never smoker", "current smoker")
+    rows = list(measure_rows(np.random.default_rng(1), 40))
+    measures = pd.DataFrame(rows, columns=MEASURE_COLUMNS)
+    subjects = measures["subject"].unique()
+    levels = ["never smoker", "current smoker"] * 20
+    design = pd.DataFrame({"smoking": levels}, index=subjects)
+    distances = pd.DataFrame({"subject": subjects, "contrast": CONTRAST, "region": "lungs"})
+    distances["value"] = np.linspace(10, 20, len(subjects))
+    tables = (
+        statistics_table(measures, design, contrast, [], seed=0),
+        distance_rows(distances, [contrast], seed=0),
+    )
+    return pd.concat(tables, ignore_index=True)
+
+
+@functools.cache
+def make_maps(subjects: int, shape: tuple[int, int, int]) -> Maps:
+    """Group maps of the pairs, of two placebos that move everything a little, and of a truth."""
+    looks, rng = [], np.random.default_rng(2)
+    for pair in (make_pair(number, shape) for number in range(1, subjects + 1)):
+        sampler = Sampler(pair.labels, pair.spacing_mm)
+        real = pair.reference_hu if pair.real_hu is None else pair.real_hu
+        own = sampler(pair.difference_hu)
+        placebos = {
+            f"{name}: {a} -> {b}": 0 * own + rng.normal(0, 2) for name, (a, b) in PLACEBOS.items()
+        }
+        looks.append(
+            Look(
+                subject=pair.subject,
+                rows=[],
+                real_map=sampler(real),
+                difference_maps={CONTRAST: own, **placebos},
+                cell_mm=sampler.cell_mm,
+            )
+        )
+    contrasts = [
+        Contrast("smoking", "never smoker", "current smoker"),
+        *(Contrast(name, a, b) for name, (a, b) in PLACEBOS.items()),
+    ]
+    levels = ["never smoker", "current smoker"] * len(looks)
+    rows = pd.DataFrame({"smoking": levels[: len(looks)]}, index=[look.subject for look in looks])
+    maps = group_maps(looks, rows, contrasts, [], seed=0, tfce_flips=20)
+    if not maps.group:
+        return maps
+    truth = 0 * maps.group["model_implied"].effect
+    truth[16:] -= 30
+    return dataclasses.replace(maps, truth=truth, truth_n=len(looks))
 
 
 @pytest.fixture

@@ -11,10 +11,13 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import make_pair
 
+from dgmvlc_cli.report import figures_maps
 from dgmvlc_cli.report.contents import ReportContents
-from dgmvlc_cli.report.drawing import THEME, Drawing
+from dgmvlc_cli.report.drawing import THEME, Drawing, panels
 from dgmvlc_cli.report.figures import FIGURES, draw_all
+from dgmvlc_cli.report.summaries import shown_difference
 
 Build = Callable[..., ReportContents]
 
@@ -84,6 +87,8 @@ def test_missing_effects_leave_gaps_not_errors(build: Build, contents: ReportCon
 def test_figures_without_their_numbers_are_left_out(build: Build, contents: ReportContents) -> None:
     bare = build(
         pairs=(),
+        summaries=(),
+        maps=None,
         fit=(),
         training={},
         balance=None,
@@ -107,13 +112,48 @@ def test_seeds_of_one_subject_are_averaged_in_the_slopes(
     np.testing.assert_allclose(data.iloc[:, 2], once.iloc[:, 2] + 5)
 
 
-def test_the_table_of_the_map_holds_every_cell_drawn(drawings: dict[str, Drawing]) -> None:
-    data = drawings["map"].data
-    profile = data[data["view"] == "height"]
-    assert (profile["low"] < profile["mean"]).all() and (profile["mean"] < profile["high"]).all()
-    for view in ("front", "side"):
-        cells = data[data["view"] == view]
-        assert cells["mean"].notna().all()
-        assert cells[["height", "across"]].max().max() < 1
-        top = cells[cells["height"] > 2 / 3]["mean"].mean()
-        assert top < cells[cells["height"] < 1 / 3]["mean"].mean() - 15
+def test_the_table_of_the_map_holds_every_cell_drawn(
+    drawings: dict[str, Drawing], contents: ReportContents
+) -> None:
+    data, maps = drawings["map"].data, contents.maps
+    assert maps is not None
+    model = data[data["map"] == "model_implied"]
+    assert len(model) == maps.group["model_implied"].mask.sum()
+    assert model[["effect", "t", "p_max", "p_tfce"]].notna().all().all()
+    top = model[model["height"] > 2 / 3]["effect"].mean()
+    assert top < model[model["height"] < 1 / 3]["effect"].mean() - 15
+    assert {"model_implied", "observed", "truth"} == set(data["map"])
+    assert "Truth" in drawings["map"].svg and "Real scans" in drawings["map"].svg
+
+
+def test_the_heights_have_bands_for_the_model_and_lines_for_the_placebos(
+    drawings: dict[str, Drawing],
+) -> None:
+    data = drawings["heights"].data
+    own = data[(data["view"] == "height") & (data["line"] == "model_implied")]
+    assert (own["low"] < own["mean"]).all() and (own["mean"] < own["high"]).all()
+    assert data[data["view"] == "height"]["line"].nunique() == 1 + 2 + 1
+    assert set(data[data["view"] == "pleura"]["line"]) == {"lower", "middle", "upper"}
+
+
+def test_outlines_run_around_the_marked_cells_alone() -> None:
+    _, (axes,) = panels(3, 3)
+    marked = np.zeros((4, 4), bool)
+    marked[1:3, 1:3] = True
+    figures_maps._outline(axes, marked)
+    (outline,) = axes.collections
+    ends = np.array(outline.get_segments())
+    assert len(ends) == 8
+    assert ends.min() == 1 and ends.max() == 3
+
+
+def test_clipped_voxels_leave_no_specks_in_the_difference() -> None:
+    pair = make_pair(1)
+    place = tuple(np.argwhere(pair.lung)[len(np.argwhere(pair.lung)) // 2])
+    for hu in (pair.reference_hu, pair.target_hu):
+        hu[place] = -1024
+    shown = shown_difference(pair)
+    assert pair.difference_hu[place] == 0
+    assert shown[place] < -1 or shown[place] > 1
+    elsewhere = ~pair.clipped
+    np.testing.assert_array_equal(shown[elsewhere], pair.difference_hu[elsewhere])

@@ -14,18 +14,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
+from pages import trace_numbers
 
 from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.mapping import summary_table
 from dgmvlc_cli.report import words
 from dgmvlc_cli.report.contents import ReportContents
 from dgmvlc_cli.report.figures import draw_all
-from dgmvlc_cli.report.html import effect_table, render, report_json, trust_facts, write_report
+from dgmvlc_cli.report.html import (
+    SCHEMA_PATH,
+    effect_table,
+    render,
+    report_json,
+    trust_facts,
+    write_report,
+)
+from dgmvlc_cli.report.pdf import browser_command, find_browser
 from dgmvlc_cli.report.viewer import MAX_BYTES
+from dgmvlc_cli.workspace import write_table
 
 Build = Callable[..., ReportContents]
 VOID = {"meta", "link", "br", "img", "input", "hr"}
+FEWEST = ("title", "contrast", "attribute", "verdict", "verdicts", "effects", "measures")
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'"
 
 
@@ -71,7 +82,16 @@ class Page(HTMLParser):
 def folder(contents: ReportContents, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("analysis")
     assert write_report(directory, contents) == directory / "report.html"
-    contents.effects.to_csv(directory / "effects.tsv", sep="\t", index=False)
+    assert contents.maps is not None and contents.statistics is not None
+    tables = {
+        "effects": contents.effects,
+        "verdicts": contents.verdicts,
+        "statistics": contents.statistics,
+        "truth": contents.truth,
+        "maps": summary_table(contents.maps, contents.contrast),
+    }
+    for name, table in tables.items():
+        write_table(directory / f"{name}.tsv", table)
     return directory
 
 
@@ -137,20 +157,22 @@ def test_the_page_stays_below_25_mb_with_as_many_pairs_as_the_viewer_takes(folde
     assert len(text.encode()) - sum(map(len, pairs)) + MAX_BYTES < 24e6
 
 
-@pytest.mark.parametrize("table", ["primary-table", "effects-table"])
-def test_every_number_of_the_effects_is_in_the_tsv(folder: Path, page: Page, table: str) -> None:
-    effects = pd.read_csv(folder / "effects.tsv", sep="\t", float_precision="round_trip")
-    truth = pd.DataFrame(json.loads((folder / "report.json").read_text())["truth"])["truth"]
-    columns = ["effect", "ci_low", "ci_high", "p", "p_adjusted", "n"]
-    known = {float(value) for value in effects[columns].to_numpy().ravel()}
-    known |= set(truth) | {abs(value) for value in effects["effect"]}
-    traced = 0
-    for cell in page.tables[table]:
-        for name in ("data-value", "data-low", "data-high", "data-adjusted"):
-            if cell.get(name):
-                assert float(cell[name]) in known, cell
-                traced += 1
-    assert traced > 100
+def test_every_number_of_the_page_is_in_the_table_that_it_names(folder: Path) -> None:
+    traced = trace_numbers(folder)
+    assert {"maps.tsv", "statistics.tsv", "truth.tsv", "tables/fit.tsv", "tables/trust.tsv"} <= set(
+        traced
+    )
+    assert sum(traced.values()) > 500
+
+
+def test_a_number_that_is_in_no_table_is_noticed(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    page = tmp_path / "copy" / "report.html"
+    text = page.read_text("utf-8")
+    at = text.index('data-value="', text.index('data-source="maps.tsv"')) + len('data-value="')
+    page.write_text(f"{text[:at]}7{text[at:]}")
+    with pytest.raises(AssertionError, match=r"is not in maps.tsv"):
+        trace_numbers(tmp_path / "copy")
 
 
 def test_the_text_of_a_cell_is_its_value_rounded(page: Page) -> None:
@@ -194,12 +216,31 @@ def test_report_json_holds_what_the_page_shows(folder: Path, contents: ReportCon
     document = json.loads((folder / "report.json").read_text("utf-8"), parse_constant=forbid)
     assert document["schema_version"] == 1
     assert len(document["effects"]) == len(contents.effects)
-    fields = {field.name for field in dataclasses.fields(contents)} - {"measures", "qc"}
+    fields = {field.name for field in dataclasses.fields(contents)} - {
+        "measures",
+        "qc",
+        "summaries",
+    }
     assert fields <= set(document)
     assert document["levels"] == ["never smoker", "current smoker"]
     for figure in document["figures"]:
         for file in figure["files"].values():
             assert (folder / file).is_file()
+
+
+def test_report_json_follows_the_published_schema(folder: Path, contents: ReportContents) -> None:
+    schema = json.loads(SCHEMA_PATH.read_text("utf-8"))
+    document = json.loads((folder / "report.json").read_text("utf-8"))
+    assert set(schema["properties"]) == set(document) == set(schema["required"])
+    assert schema["properties"]["schema_version"]["const"] == document["schema_version"]
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(document, schema)
+    bare = {name: getattr(contents, name) for name in FEWEST}
+    jsonschema.validate(json.loads(report_json(ReportContents(**bare), {}, {})), schema)
+    document["effects"][0]["kind"] = "guessed"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(document, schema)
 
 
 def test_what_comes_from_tables_cannot_become_markup(
@@ -235,8 +276,7 @@ def test_what_comes_from_tables_cannot_become_markup(
 
 
 def test_the_fewest_contents_still_make_a_report(contents: ReportContents) -> None:
-    names = ["title", "contrast", "attribute", "verdict", "verdicts", "effects", "measures"]
-    bare = ReportContents(**{name: getattr(contents, name) for name in names})
+    bare = ReportContents(**{name: getattr(contents, name) for name in FEWEST})
     text = page_of(bare)
     page = Page(text)
     assert not page.unbalanced
@@ -297,18 +337,14 @@ def test_a_table_without_its_columns_is_refused(build: Build, contents: ReportCo
         build(effects=contents.effects.drop(columns="kind"))
 
 
-def dump_dom(path: Path, profile: Path) -> str:
+def dump_dom(path: Path, profile: Path, *more: str) -> str:
     """The page after its scripts have run, from a headless Chromium that may not reach out."""
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    browser = find_browser()
     if browser is None:
         pytest.skip("no Chromium on this machine")
-    flags = [
-        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-        *("--virtual-time-budget=5000", "--window-size=1400,900", f"--user-data-dir={profile}"),
-    ]
+    flags = ["--virtual-time-budget=5000", "--window-size=1400,900", "--dump-dom", *more]
     done = subprocess.run(
-        [browser, *flags, "--dump-dom", path.as_uri()],
+        [*browser_command(browser, profile), *flags, path.as_uri()],
         capture_output=True,
         text=True,
         timeout=60,
@@ -317,6 +353,135 @@ def dump_dom(path: Path, profile: Path) -> str:
     if done.returncode:
         pytest.skip(f"Chromium does not start here: {done.stderr[-200:]}")
     return done.stdout
+
+
+DRIVER = """
+<script>
+const said = {};
+const wait = () => new Promise((done) => setTimeout(done, 60));
+const pixel = (name) => {
+  const canvas = document.querySelector(`[data-panel=${name}] canvas`);
+  const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  let sum = 0;
+  for (let i = 0; i < data.length; i += 4) sum += data[i] * (1 + (i % 97));
+  return sum;
+};
+const place = () => document.querySelector(".viewer .place").textContent;
+const press = (key) => document.querySelector(".viewer .panels").dispatchEvent(
+  new KeyboardEvent("keydown", { key, bubbles: true }));
+const choose = (selector, value) => {
+  const input = document.querySelector(selector);
+  if (value === undefined) input.checked = true; else input.value = value;
+  input.dispatchEvent(new Event("change", { bubbles: true }));
+};
+(async () => {
+  for (let i = 0; i < 40 && !place().startsWith("Slice 7"); i += 1) await wait();
+  said.start = place();
+  const before = ["reference", "target", "difference", "real"].map(pixel);
+  press("ArrowUp"); said.up = place();
+  const moved = ["reference", "target", "difference", "real"].map(pixel);
+  said.linked = moved.every((value, i) => value !== before[i]);
+  press("End"); said.end = place();
+  press("Home"); said.home = place();
+  choose("[name=plane][value=axial]"); said.axial = place();
+  const lung = pixel("reference");
+  choose("[name=window][value=Mediastinum]");
+  said.windowed = pixel("reference") !== lung;
+  const cold = pixel("difference");
+  choose("[name=limit]", "200"); said.scaled = pixel("difference") !== cold;
+  const canvas = document.querySelector("[data-panel=target] canvas");
+  const box = canvas.getBoundingClientRect();
+  canvas.dispatchEvent(new PointerEvent("pointermove", { bubbles: true,
+    clientX: box.left + box.width / 3, clientY: box.top + box.height / 2 }));
+  said.readings = [...document.querySelectorAll(".panel output")].map((one) => one.textContent);
+  choose("[name=subject]", "1"); await wait(); await wait();
+  said.subject = window.viewer.pair.subject;
+  document.querySelector("#effects-table th button").click();
+  said.sorted = document.querySelector("#effects-table th").getAttribute("aria-sort");
+  document.body.dataset.said = JSON.stringify(said);
+})();
+</script>
+"""
+
+
+def test_the_viewer_is_driven_by_keyboard_mouse_and_choosers(
+    folder: Path, contents: ReportContents, tmp_path: Path
+) -> None:
+    """A real browser runs a script that does what a reader does and notes what the page shows."""
+    text = (folder / "report.html").read_text("utf-8")
+    page = tmp_path / "driven.html"
+    page.write_text(text.replace("</body>", DRIVER + "</body>"), "utf-8")
+    dom = dump_dom(page, tmp_path / "profile")
+    found = re.search(r'data-said="([^"]*)"', dom)
+    assert found, "the driver did not finish"
+    said = json.loads(html.unescape(found[1]))
+    number = r"Slice (\d+) of (\d+)"
+    start, up = (int(re.match(number, said[key])[1]) for key in ("start", "up"))
+    assert up == start + 1 and said["linked"]
+    assert said["end"].startswith("Slice 14 of 14") and said["home"].startswith("Slice 1 of 14")
+    assert re.match(number, said["axial"])[2] == "20"
+    assert said["windowed"] and said["scaled"]
+    reference, target, difference, _ = (
+        int(re.sub(r"[^-\d]", "", one.replace("−", "-"))) for one in said["readings"]
+    )
+    assert all(one.endswith("HU here") for one in said["readings"])
+    assert difference == pytest.approx(target - reference, abs=2)
+    assert said["subject"] == contents.pairs[1].subject
+    assert said["sorted"] == "ascending"
+
+
+def asked_by(page: Path, folder: Path) -> set[str]:
+    """Addresses that a file asked of the network, from the browser's own log of it."""
+    log = folder / f"{page.stem}.net.json"
+    dump_dom(page, folder / f"{page.stem}.profile", f"--log-net-log={log}")
+    text = log.read_text("utf-8", errors="replace")
+    # The browser asks for updates of its own; what a file asks is filed under file://.
+    pattern = r'"network_isolation_key":"file:.*?"url":"(https?://[^"]*)"'
+    return {found[1] for line in text.splitlines() if (found := re.search(pattern, line))}
+
+
+def test_nothing_is_asked_of_the_network_by_a_real_browser(folder: Path, tmp_path: Path) -> None:
+    leak = tmp_path / "leak.html"
+    leak.write_text('<!doctype html><img src="http://127.0.0.1:9/x.png">')
+    assert asked_by(leak, tmp_path) == {"http://127.0.0.1:9/x.png"}
+    assert asked_by(folder / "report.html", tmp_path) == set()
+
+
+@pytest.mark.parametrize("width", [390, 820, 1400])
+def test_nothing_is_wider_than_the_screen(folder: Path, tmp_path: Path, width: int) -> None:
+    script = (
+        "<script>addEventListener('load', () => setTimeout(() => { document.body.dataset.wide = "
+        "`${document.documentElement.scrollWidth} ${innerWidth}`; }, 300));</script>"
+    )
+    text = (folder / "report.html").read_text("utf-8")
+    page = tmp_path / "wide.html"
+    # A headless window has a least width, a frame has none.
+    page.write_text(text.replace("</body>", script + "</body>"), "utf-8")
+    frame = tmp_path / "frame.html"
+    source = html.escape(page.read_text("utf-8"), quote=True)
+    frame.write_text(
+        f"<!doctype html><body style='margin:0'><iframe width='{width}' height='900' "
+        f"style='border:0' srcdoc=\"{source}\"></iframe><script>setTimeout(() => {{ "
+        "document.body.dataset.seen = document.querySelector('iframe').contentDocument.body"
+        ".dataset.wide; }, 2500);</script>",
+        "utf-8",
+    )
+    dom = dump_dom(frame, tmp_path / "profile")
+    found = re.search(r'data-seen="(\d+) (\d+)"', dom)
+    assert found
+    assert int(found[2]) == width
+    assert int(found[1]) <= width
+
+
+def test_without_scripts_pictures_and_tables_are_whole(page: Page, folder: Path) -> None:
+    text = (folder / "report.html").read_text("utf-8")
+    static = text[text.index('class="static-pairs"') :]
+    assert static.index("<svg") < static.index("</figure>")
+    css = text[text.index("<style>") : text.index("</style>")]
+    # The viewer appears, and what scripts alone can move, only once a script has run.
+    assert re.search(r"\.viewer \{ display: none", css) and ".js .viewer { display: block" in css
+    assert re.search(r"\.filters \{ display: none", css)
+    assert len(page.tables["effects-table"]) > 200
 
 
 def test_the_viewer_and_the_tables_come_alive(

@@ -19,7 +19,16 @@ def test_only_stages_that_ran_are_described(build: Build) -> None:
 
 def test_nothing_is_claimed_that_no_stage_recorded(build: Build) -> None:
     text = methods_markdown(build(methods={name: {} for name in ("train", "analyze", "describe")}))
-    for claim in ("wavelet", "folds", "HC3", "MiniLM", "overlap", "placebo attributes", "None"):
+    for claim in (
+        "wavelet",
+        "folds",
+        "HC3",
+        "MiniLM",
+        "overlap",
+        "placebo attributes",
+        "flips",
+        "None",
+    ):
         assert claim not in text, claim
 
 
@@ -39,6 +48,7 @@ def test_settings_are_read_as_prose(contents: ReportContents) -> None:
     assert "adjusted for age, sex and BMI" in text
     assert "1,820,000 weights" in text
     assert "Two models were trained" in text
+    assert "10,000 sign flips" in text and "smoothed within the lung by 12 mm" in text
 
 
 @pytest.mark.parametrize("model", ["flow", "diffusion", "gan", "something-new"])

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
+import pytest
 from scipy import stats
 
-from dgmvlc_cli.report.contents import Pair
+from dgmvlc_cli.analysis.looks import SCALE_HU, Pair, summarise
+from dgmvlc_cli.generators.model import HU_RANGE
 from dgmvlc_cli.report.summaries import (
     difference_limit,
-    group_mean,
-    lung_bins,
     lung_histograms,
-    lung_map,
     mean_band,
     nice_limit,
+    shown_difference,
 )
 
 
@@ -48,33 +50,8 @@ def test_mean_band_is_missing_where_one_subject_is_left() -> None:
     assert low[1] < 3 < high[1]
 
 
-def test_profile_recovers_a_change_that_follows_the_height() -> None:
-    # Eight lung slices, from -8 HU at the top to -1 HU at the base, two in each of four bins.
-    change = np.zeros((12, 1, 1))
-    change[2:10, 0, 0] = -np.arange(1.0, 9.0)
-    pair = slab(change)
-    profile = lung_map([pair], (0,), 4)[0]
-    np.testing.assert_allclose(profile, [-1.5, -3.5, -5.5, -7.5])
-
-
-def test_map_keeps_the_axes_asked_for_and_is_missing_outside() -> None:
-    change = np.zeros((1, 1, 14))
-    change[..., :7] = -10
-    pair = slab(change)
-    front = lung_map([pair], (0, 2), 5)[0]
-    assert front.shape == (5, 5)
-    np.testing.assert_allclose(front[:, 0], -10)
-    np.testing.assert_allclose(front[:, -1], 0)
-    assert lung_bins([pair]) == 6
-
-
-def test_group_mean_needs_half_of_the_subjects() -> None:
-    rows = np.array([[1.0, 1.0], [3.0, np.nan], [5.0, np.nan]])
-    np.testing.assert_array_equal(group_mean(rows), [3.0, np.nan])
-
-
 def test_histogram_moves_with_the_lungs() -> None:
-    table = lung_histograms([slab(-40.0, "a"), slab(-40.0, "b")])
+    table = lung_histograms([summarise(slab(-40.0, name)) for name in "ab"])
     assert table["reference_mean"].sum() == 100
     assert table.loc[table["target_mean"].idxmax(), "hu"] == -890
     np.testing.assert_allclose(table["difference_mean"].sum(), 0)
@@ -86,3 +63,20 @@ def test_limit_of_the_scale_is_round_and_holds_the_change() -> None:
     assert nice_limit(999.0) == 200
     assert difference_limit([slab(-42.0)]) == 50
     assert difference_limit([]) == 50
+
+
+def test_a_pair_without_a_lung_has_no_summary() -> None:
+    pair = dataclasses.replace(slab(-3.0), labels=np.ones((12, 10, 14), np.uint8))
+    assert summarise(pair) is None
+
+
+def test_the_scale_ends_where_generators_cut_off() -> None:
+    assert SCALE_HU == HU_RANGE
+
+
+def test_what_both_arms_cut_off_counts_as_clipped() -> None:
+    pair = slab(-100.0)
+    pair.reference_hu[3, 3, 3:5] = -1024
+    pair.target_hu[3, 3, 3] = -1024
+    assert np.argwhere(pair.clipped).tolist() == [[3, 3, 3]]
+    assert shown_difference(pair)[3, 3, 3] == pytest.approx(-100, abs=20)

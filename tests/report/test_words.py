@@ -55,7 +55,7 @@ def test_names_unknown_here_are_written_out() -> None:
     assert words.region_label("upper") == "Upper third"
     assert words.region_label("right_upper_lobe") == "Right upper lobe"
     assert words.measure_label("laa950_percent") == "LAA−950"
-    assert words.measure_label("cluster_exponent") == "Cluster exponent"
+    assert words.measure_label("fractal_dimension") == "Fractal dimension"
     assert words.region_order("right_upper_lobe") > words.region_order("outside")
 
 

@@ -1,0 +1,162 @@
+"""Several finished analyses on one page."""
+
+from __future__ import annotations
+
+import os
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from dgmvlc_cli import workspace
+from dgmvlc_cli.config import Settings
+from dgmvlc_cli.errors import UsageError
+from dgmvlc_cli.stages.base import Run, StageResult, dry_run
+from dgmvlc_cli.workspace import Workspace, slug
+
+if TYPE_CHECKING:
+    from dgmvlc_cli.report.comparison import Compared
+
+REGIONS = ("lungs", "upper", "middle", "lower")
+
+
+def compare(ws: Workspace, settings: Settings, run: Run, names: list[str]) -> StageResult:
+    """Put analyses side by side: their numbers, their maps, and a dose-response where there is one.
+
+    names: folders of analyses, or their names below `analysis/` (with or without the model).
+    """
+    from dgmvlc_cli.report.comparison import (
+        MOST,
+        Comparison,
+        comparison_table,
+        write_comparison,
+    )
+
+    folders = list(dict.fromkeys(_find(ws, settings, name).resolve() for name in names))
+    if not 2 <= len(folders) <= MOST:
+        raise UsageError(
+            f"{len(folders)} different analyses were named; from 2 to {MOST} can be compared.",
+            f"Known here: {', '.join(_known(ws)) or 'none'}.",
+        )
+    out = ws.root / "analysis" / "compare" / "_and_".join(slug(one.name) for one in folders)
+    if run.dry_run:
+        return dry_run("compare", [f"{len(folders)} analyses -> {out}"])
+    analyses = [_read(folder, out, folders) for folder in folders]
+    comparison = Comparison(
+        analyses=analyses,
+        table=comparison_table(analyses),
+        dose=_dose(folders, analyses),
+        correlations=_correlations(folders, [one.label for one in analyses]),
+    )
+    page = write_comparison(out, comparison)
+    return StageResult(
+        stage="compare",
+        summary=[f"{len(analyses)} analyses compared: {page}"],
+        facts={"report": str(page), "table": str(out / "comparison.tsv")},
+        next_command=f"open {page}",
+    )
+
+
+def _known(ws: Workspace) -> list[str]:
+    """Names of the finished analyses of a workspace, `MODEL/CONTRAST`."""
+    root = ws.root / "analysis"
+    found = sorted(root.glob("*/*/effects.tsv"))
+    return [str(path.parent.relative_to(root)) for path in found]
+
+
+def _find(ws: Workspace, settings: Settings, name: str) -> Path:
+    root = ws.root / "analysis"
+    for folder in (Path(name), root / name, root / settings.train.model / name):
+        if (folder / "effects.tsv").is_file():
+            return folder
+    raise UsageError(
+        f"No finished analysis is called {name!r}.",
+        f"Known here: {', '.join(_known(ws)) or 'none, run `dgmvlc analyze` first'}.",
+    )
+
+
+def _read(folder: Path, out: Path, folders: list[Path]) -> Compared:
+    """One analysis, labelled by its contrast, and by its folders where that is not enough."""
+    from dgmvlc_cli.report.comparison import Compared
+
+    effects = workspace.read_table(folder / "effects.tsv")
+    contrast = _contrast_of(effects)
+    alike = [one for one in folders if one.name == folder.name]
+    label = contrast
+    if len(alike) > 1:
+        models = {one.parent.name for one in alike}
+        part = folder.parent if len(models) == len(alike) else folder.parents[2]
+        label = f"{contrast} ({part.name})"
+    return Compared(
+        label=label,
+        model=folder.parent.name,
+        contrast=contrast,
+        effects=effects,
+        verdicts=workspace.read_table(folder / "verdicts.tsv"),
+        report=Path(os.path.relpath(folder / "report.html", out.resolve())).as_posix(),
+    )
+
+
+def _contrast_of(effects: pd.DataFrame) -> str:
+    return str(effects.loc[effects["kind"] == "debiased", "contrast"].iloc[0])
+
+
+def _dose(folders: list[Path], analyses: list[Compared]) -> pd.DataFrame:
+    """Dose-response over the analyses of one workspace and model that start from one level."""
+    from dgmvlc_cli.analysis.dose import dose_response
+    from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
+
+    parts = [one.contrast.partition(": ") for one in analyses]
+    attribute = parts[0][0]
+    starts = {part[2].split(" -> ")[0] for part in parts}
+    same = len({part[0] for part in parts}) == len(starts) == len({f.parent for f in folders}) == 1
+    if not same:
+        return pd.DataFrame()
+    texts = [starts.pop(), *(part[2].split(" -> ")[1] for part in parts)]
+    levels = _levels(texts)
+    columns = {"subject": str}
+    tables = [workspace.read_table(one / "measures.tsv", dtype=columns) for one in folders]
+    keys = ["subject", "fold", "seed", "arm", "region", "measure"]
+    measures = pd.concat(tables).drop_duplicates(keys)
+    found = [
+        dose_response(measures, attribute, levels, PRIMARY_MEASURE, region) for region in REGIONS
+    ]
+    return pd.concat(found, ignore_index=True).assign(attribute=attribute)
+
+
+def _levels(texts: list[str]) -> list[str] | list[float]:
+    """The reference and then the others: numbers in order of size where all of them are numbers."""
+    try:
+        first, *others = (float(text) for text in texts)
+    except ValueError:
+        return list(dict.fromkeys(texts))
+    return [first, *sorted(set(others))]
+
+
+def _correlations(folders: list[Path], labels: list[str]) -> pd.DataFrame:
+    """Spatial correlation of every two model-implied maps."""
+    from dgmvlc_cli.analysis.maps import spatial_correlation
+
+    maps = {
+        label: found
+        for folder, label in zip(folders, labels, strict=True)
+        if (found := _map(folder)) is not None
+    }
+    rows = []
+    for one, other in combinations(maps, 2):
+        r, cells = spatial_correlation(maps[one], maps[other])
+        rows.append({"analysis": one, "other": other, "r": r, "cells": cells})
+    return pd.DataFrame(rows)
+
+
+def _map(folder: Path) -> np.ndarray | None:
+    """The model-implied map, NaN outside its mask; None where it was not written."""
+    import SimpleITK as sitk
+
+    paths = [folder / "maps" / f"model_implied_{name}.nii.gz" for name in ("effect", "mask")]
+    if not all(path.is_file() for path in paths):
+        return None
+    effect, mask = (sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in paths)
+    return np.where(mask > 0, effect, np.nan)
