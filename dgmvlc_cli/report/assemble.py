@@ -133,6 +133,7 @@ def methods_facts(
         "train": {
             "model": settings.train.model,
             **{key: plan[key] for key in ("fusion", "steps", "batch_size", "wavelet_levels")},
+            "level": plan["fusion"] != "none" and not plan["paper"],
             "folds": settings.train.folds,
             "text_dropout": plan["text_dropout"],
         },

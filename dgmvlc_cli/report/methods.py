@@ -60,6 +60,16 @@ REFERENCES = {
         "for high-resolution medical image synthesis. DGM4MICCAI 2024.",
         "https://arxiv.org/abs/2402.19043",
     ),
+    "mackay1992": Reference(
+        "MacKay 1992",
+        "MacKay DJC. Bayesian interpolation. Neural Computation 4:415-447, 1992.",
+        "https://doi.org/10.1162/neco.1992.4.3.415",
+    ),
+    "vaswani2017": Reference(
+        "Vaswani et al. 2017",
+        "Vaswani A, Shazeer N, Parmar N, et al. Attention is all you need. NeurIPS 2017.",
+        "https://arxiv.org/abs/1706.03762",
+    ),
     "perez2018": Reference(
         "Perez et al. 2018",
         "Perez E, Strub F, de Vries H, Dumoulin V, Courville A. FiLM: visual reasoning with a "
@@ -233,6 +243,13 @@ def _train(facts: Facts, contents: ReportContents) -> Iterable[str]:
         f"{_fusion(facts)}."
     )
     yield "HU were standardised within each class of the mask, which can be undone exactly."
+    if facts.get("level"):
+        yield (
+            "What the sentence implies for the density of the lungs, by height, was fitted first, "
+            "by regression with automatic relevance determination [mackay1992]; the network "
+            "generates what is left, and takes differences between subjects that no sentence "
+            "explains from the noise."
+        )
     if facts.get("wavelet_levels"):
         yield (
             f"It works on Haar wavelet coefficients ({_count(facts['wavelet_levels']).lower()} "
@@ -256,10 +273,9 @@ def _dropout(facts: Facts) -> str:
 
 def _fusion(facts: Facts) -> str:
     ways = {
-        "affine": " by per-channel scale and shift [perez2018], and by a smooth "
-        "regional shift of the lungs' low-pass band that is linear in the sentence",
-        "cross-attention": " by cross-attention",
-        "both": " by per-channel scale and shift [perez2018] and by cross-attention",
+        "affine": " by per-channel scale and shift [perez2018]",
+        "cross-attention": " by cross-attention [vaswani2017]",
+        "both": " by per-channel scale and shift [perez2018] and by cross-attention [vaswani2017]",
         "none": " not at all",
     }
     return ways.get(str(facts.get("fusion")), "")

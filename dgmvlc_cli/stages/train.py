@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     """One generator per cross-fitting fold, never trained on the subjects that it predicts."""
     from dgmvlc_cli.cohort import assign_folds, load_cohort
+    from dgmvlc_cli.stages.check import Checks
     from dgmvlc_cli.text.encoders import encode_cached, load_encoder
 
     cohort = load_cohort(ws, settings)
@@ -49,7 +50,11 @@ def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     if run.force or not all(sidecar.is_current() for *_, sidecar in jobs):
         # Without it nobody is held out: no kill may leave old folds beside new models.
         (ws.model(name) / "folds.tsv").unlink(missing_ok=True)
-    notes = [_train_one(ws, settings, run, *job) for job in jobs]
+    notes = []
+    checks = Checks(ws, settings, cohort, assigned, images, embeddings, encoder)
+    for job in jobs:
+        notes.append(_train_one(ws, settings, run, *job))
+        notes += [f"  {line}" for line in checks.words(job[0].fold, run)]
     workspace.write_table(ws.model(name) / "folds.tsv", assigned.reset_index())
     facts = {"model": name, "folds": folds, "subjects": len(assigned), "notes": notes}
     return StageResult(

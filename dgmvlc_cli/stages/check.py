@@ -1,0 +1,126 @@
+"""The check that ends the training of a fold: held-out calibration and obedience, a model card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from dgmvlc_cli import workspace
+from dgmvlc_cli.config import Settings
+from dgmvlc_cli.errors import UsageError
+from dgmvlc_cli.stages.base import Run
+from dgmvlc_cli.workspace import Workspace
+
+if TYPE_CHECKING:
+    from dgmvlc_cli.analysis.contrasts import Contrast
+    from dgmvlc_cli.cohort import Cohort
+    from dgmvlc_cli.text.encoders import Encoder
+    from dgmvlc_cli.validating import HeldOut, Validation
+
+
+@dataclass
+class Checks:
+    """Checks the models of all folds on the subjects that each of them never saw.
+
+    folds: subject -> fold.  images: HU and labels, (n, D, H, W).  embeddings: (n, E) of the
+    subjects' own sentences.
+    """
+
+    ws: Workspace
+    settings: Settings
+    cohort: Cohort
+    folds: pd.Series
+    images: tuple[np.ndarray, np.ndarray]
+    embeddings: np.ndarray
+    encoder: Encoder
+
+    def words(self, fold: int, run: Run) -> list[str]:
+        """What validation found, in words; validated anew unless the fold was kept."""
+        from dgmvlc_cli.validating import Validation
+
+        path = self.ws.fold(self.settings.train.model, fold) / "validation.json"
+        weights = self.ws.weights(self.settings.train.model, fold)
+        record: dict[str, Any] = workspace.read_json(path) or {}
+        sha256 = workspace.sha256_files(list(weights))
+        if record.get("weights_sha256") != sha256:
+            run.reporter.note(f"fold {fold}: checking it on held-out subjects")
+            found = self._validate(fold)
+            workspace.write_json(path, {"weights_sha256": sha256, "validation": found.facts()})
+            self._write_card(fold, found)
+            return found.words()
+        return Validation(**record["validation"]).words()
+
+    def _validate(self, fold: int) -> Validation:
+        from dgmvlc_cli.cohort import covariates
+        from dgmvlc_cli.generators.model import Generator
+        from dgmvlc_cli.validating import validate
+
+        generator = Generator.from_pretrained(self.ws.fold(self.settings.train.model, fold))
+        return validate(
+            generator,
+            self._held_out(fold),
+            self._scans,
+            self.cohort.rows,
+            self._contrast,
+            covariates(self.settings, self.cohort.schema, self._contrast),
+            steps=self.settings.counterfactual.steps,
+            seed=self.settings.seed,
+        )
+
+    @cached_property
+    def _contrast(self) -> Contrast:
+        """The study's contrast; of a number without one, its lower to its upper quartile."""
+        from dgmvlc_cli.cohort import study_contrast
+
+        try:
+            return study_contrast(self.settings, self.cohort, None, None, None)
+        except UsageError:
+            low, high = self.cohort.rows[self.cohort.studied].quantile([0.25, 0.75])
+            return study_contrast(self.settings, self.cohort, self.cohort.studied, low, high)
+
+    @cached_property
+    def _scans(self) -> pd.DataFrame:
+        from dgmvlc_cli.validating import scan_rows
+
+        hu, labels = self.images
+        return scan_rows(self.cohort.subjects, hu, labels, self.settings.preset.spacing_mm)
+
+    def _held_out(self, fold: int) -> HeldOut:
+        from dgmvlc_cli.pairs import arm_sentences
+        from dgmvlc_cli.text.encoders import encode_cached
+        from dgmvlc_cli.validating import MAXIMUM_SUBJECTS, HeldOut
+
+        index = np.flatnonzero((self.folds == fold).to_numpy())[:MAXIMUM_SUBJECTS]
+        subjects = [self.cohort.subjects[i] for i in index]
+        rows = self.cohort.rows
+        said = [
+            text
+            for one in subjects
+            for text in arm_sentences(
+                {str(name): value for name, value in rows.loc[one].items()},
+                self._contrast,
+                self.cohort.schema,
+                rows,
+            )
+        ]
+        encoded = encode_cached(self.encoder, said, self.ws.text / "embeddings.npz")
+        hu, labels = self.images
+        return HeldOut(
+            subjects=subjects,
+            hu=hu[index],
+            labels=labels[index],
+            factual=self.embeddings[index],
+            arms=encoded.reshape(len(subjects), 2, -1),
+        )
+
+    def _write_card(self, fold: int, found: Validation) -> None:
+        from dgmvlc_cli.generators.card import model_card
+
+        folder = self.ws.fold(self.settings.train.model, fold)
+        trained = (workspace.read_json(folder / "train.json") or {}).get("inputs", {})
+        card = model_card(trained, found, int((self.folds != fold).sum()), self._contrast.text)
+        workspace.write_text(folder / "README.md", card)
