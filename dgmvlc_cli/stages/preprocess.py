@@ -231,10 +231,10 @@ def _write_survey(ws: Workspace, settings: Settings, found: Survey, identity: Id
     from dgmvlc_cli.imaging.choosing import series_paths, series_rows
     from dgmvlc_cli.imaging.identity import save_key
 
-    workspace.write_table(ws.series_path, pd.DataFrame(series_rows(found, identity)))
-    if identity.pseudonymous:
+    if identity.pseudonymous:  # first, so that no name is ever used that has no key
         ids = {one.subject for one in found.all} - {""}
         save_key(key_path(ws, settings), identity, ids, series_paths(found, identity))
+    workspace.write_table(ws.series_path, pd.DataFrame(series_rows(found, identity)))
 
 
 def _preprocess_result(
