@@ -353,19 +353,32 @@ def recovery_table(controls: Iterable[tuple[Mapping[str, Any], pd.DataFrame]]) -
     return table.loc[order].reset_index(drop=True)
 
 
-def recovery_slope(table: pd.DataFrame, estimate: str = "debiased") -> float:
-    """Least-squares slope through the origin of an estimate on the truth; 1 is perfect."""
+def recovery_line(table: pd.DataFrame, estimate: str = "debiased") -> tuple[float, float]:
+    """Slope and offset in HU of an estimate on the truth; 1 and 0 are perfect.
+
+    Controls of one cohort are planted in the same half of it, so that whatever this half differs
+    by without any plant is the offset of them all.  With a single size it cannot be told, and the
+    line goes through 0.
+    """
     known = table.dropna(subset=["truth", estimate])
-    return float((known["truth"] * known[estimate]).sum() / (known["truth"] ** 2).sum())
+    truth, found = known["truth"].to_numpy(float), known[estimate].to_numpy(float)
+    if np.unique(truth).size < 2:
+        return float(np.sum(truth * found) / np.sum(truth**2)), 0.0
+    slope, offset = np.polyfit(truth, found, 1)
+    return float(slope), float(offset)
 
 
 def recovery_words(table: pd.DataFrame) -> list[str]:
     """What a series of planted controls says, in sentences."""
     rows: list[dict] = table.to_dict("records")
     lines = [f"{row['effect_hu']:+g} HU: {recovery_sentence(row)}" for row in rows]
+    (slope, offset), (model_slope, model_offset) = (
+        recovery_line(table, one) for one in ("debiased", "model_implied")
+    )
     lines.append(
-        f"recovery slope over {len(table)} controls: {recovery_slope(table):.2f} debiased, "
-        f"{recovery_slope(table, 'model_implied'):.2f} model-implied (1 is all of it)"
+        f"recovery slope over {len(table)} controls (1 is all of it): {slope:.2f} debiased, "
+        f"{model_slope:.2f} model-implied; offset {number(offset, 'HU')} and "
+        f"{number(model_offset, 'HU')} HU, what the chosen half differs by without a plant"
     )
     found = table.loc[table["found"].astype(bool), "effect_hu"].abs()
     missed = table.loc[~table["found"].astype(bool), "effect_hu"].abs()

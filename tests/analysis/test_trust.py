@@ -15,7 +15,7 @@ from dgmvlc_cli.analysis.trust import (
     number,
     placebo_calibration,
     placebo_coverage,
-    recovery_slope,
+    recovery_line,
     recovery_table,
     recovery_words,
     summary_sentence,
@@ -191,8 +191,9 @@ def control(effect_hu: float, debiased: float, found: bool) -> tuple[dict, pd.Da
 def test_a_series_of_plants_gives_the_slope_and_the_smallest_that_was_found():
     table = recovery_table([control(20, 18, True), control(5, 2, False), control(-10, -11, True)])
     assert table["effect_hu"].tolist() == [5, -10, 20]
-    assert recovery_slope(table) == pytest.approx(stats.linregress([0, 5, -5, 10, -10, 20, -20],
-        [0, 2, -2, 11, -11, 18, -18]).slope)  # fmt: skip
+    line = stats.linregress([5, -10, 20], [2, -11, 18])
+    assert recovery_line(table) == pytest.approx((line.slope, line.intercept))
+    assert recovery_line(table[:1]) == pytest.approx((0.4, 0))
     said = recovery_words(table)
     assert "planted 20 HU as measured, recovered 18 HU [9, 27]" in said[2]
     assert "smallest that was found: 10 HU" in said[-1]
