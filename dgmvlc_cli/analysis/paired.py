@@ -291,6 +291,6 @@ def distance_rows(
                 continue
             kind = "placebo" if place else "model_implied"
             rng = generator(seed, contrast.text, "distance", str(region))
-            found = asdict(bootstrap(d, "HU", rng)) | {"statistic": "mean distance, bootstrap"}
+            found = asdict(bootstrap(d, "HU", rng)) | {"statistic": "distance between the arms' HU"}
             rows.append(_row(("wasserstein_hu", str(region)), contrast, kind, found))
     return pd.DataFrame(rows, columns=list(STATISTIC_COLUMNS))
