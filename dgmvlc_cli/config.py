@@ -32,7 +32,7 @@ class Preset(BaseModel):
 
     grid: voxels (D, H, W).  spacing_mm: isotropic.  widths: channels per resolution of the
     U-Net over wavelet coefficients.  memory_gb: peak while training on about a hundred
-    subjects, on a CPU in fp32, as measured.
+    subjects, on a CPU in fp32, as measured; of `paper` an estimate.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

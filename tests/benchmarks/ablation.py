@@ -204,12 +204,15 @@ def held_out(data: Prepared, generator: Any, fold: int, steps: int) -> dict[str,
     }
 
 
+Context = Callable[[], AbstractContextManager]
+
+
 # The variants: what of the plan changes, and what is patched while training and sampling. --------
 
 
 def _patched(
-    *patches: Callable[[], AbstractContextManager],
-) -> Callable[[], AbstractContextManager]:
+    *patches: Context,
+) -> Context:
     def enter() -> ExitStack:
         stack = ExitStack()
         for one in patches:
