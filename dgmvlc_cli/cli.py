@@ -290,6 +290,12 @@ def train(
         int | None, typer.Option("--folds", min=2, help="Cross-fitting folds.")
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps per fold.")] = None,
+    max_minutes: Annotated[
+        float | None,
+        typer.Option(
+            "--max-minutes", help="Stop at a checkpoint after so long; run again to go on."
+        ),
+    ] = None,
     seed: SeedOption = None,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
@@ -301,7 +307,14 @@ def train(
     """
     from dgmvlc_cli import stages
 
-    values = {"model": model, "preset": preset, "fusion": fusion, "folds": folds, "steps": steps}
+    values: dict[str, Any] = {
+        "model": model,
+        "preset": preset,
+        "fusion": fusion,
+        "folds": folds,
+        "steps": steps,
+        "max_minutes": max_minutes,
+    }
     ws, settings = _settings(workspace, seed, train=values)
     run = _run(force=force, dry_run=dry_run, as_json=as_json)
     _finish(stages.train(ws, settings, run), as_json, workspace)

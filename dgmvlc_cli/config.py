@@ -155,6 +155,7 @@ class TrainSettings(Section):
 
     folds: cross-fitting folds, one model each, never trained on the subjects it predicts.
     text_dropout: share of training sentences replaced by the cohort's mean sentence.
+    max_minutes: stop after so long, at a checkpoint; the same command goes on from there.
     """
 
     model: Literal["flow", "diffusion", "gan"] = "flow"
@@ -166,6 +167,7 @@ class TrainSettings(Section):
     learning_rate: float = Field(default=1e-3, gt=0)
     text_dropout: float = Field(default=0.1, ge=0, lt=1)
     checkpoint_seconds: float = Field(default=30.0, gt=0)
+    max_minutes: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _paper_is_a_diffusion(self) -> TrainSettings:

@@ -7,6 +7,7 @@ checkpoint sees what an undisturbed run would have seen.
 from __future__ import annotations
 
 import io
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -63,12 +64,15 @@ def train_fold(
     folder: Path,
     *,
     checkpoint_seconds: float = 30.0,
+    deadline: float = math.inf,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Generator:
     """Train to the end (from the last checkpoint in folder/state if there is one) and save.
 
     Writes config.json, weights, conditioning and train.tsv.  on_step(step, loss) is called
-    after every step.  Raises DgmvlcError where loss or gradients stay non-finite.
+    after every step.  deadline: of time.monotonic(); past it the state is saved and DgmvlcError
+    raised, and the same call goes on from there.  Raises DgmvlcError where loss or gradients stay
+    non-finite, too.
     """
     accelerator = Accelerator()
     conditioning, residuals = fit_conditioning(data, plan)
@@ -83,9 +87,15 @@ def train_fold(
         loss = trainer.step(tensors)
         trainer.note(loss, time.monotonic() - started)
         on_step(trainer.progress.step, loss)
-        if time.monotonic() - saved > checkpoint_seconds:
+        late = time.monotonic() > deadline and trainer.progress.step < plan.steps
+        if late or time.monotonic() - saved > checkpoint_seconds:
             trainer.save(folder / "state" / "last.pt")
             saved = time.monotonic()
+        if late:
+            raise DgmvlcError(
+                f"Time is up: fold {plan.fold} is at step {trainer.progress.step} of {plan.steps}.",
+                "Run the same command again to go on from there.",
+            )
     generator = Generator(
         network=trainer.averaged_network(), family=family, conditioning=conditioning
     )

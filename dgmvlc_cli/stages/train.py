@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,10 +52,12 @@ def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     if run.force or not all(sidecar.is_current() for *_, sidecar in jobs):
         # Without it nobody is held out: no kill may leave old folds beside new models.
         (ws.model(name) / "folds.tsv").unlink(missing_ok=True)
+    minutes = settings.train.max_minutes
+    deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     notes = []
     checks = Checks(ws, settings, cohort, assigned, images, embeddings, encoder)
     for job in jobs:
-        notes.append(_train_one(ws, settings, run, *job))
+        notes.append(_train_one(ws, settings, run, *job, deadline=deadline))
         notes += [f"  {line}" for line in checks.words(job[0].fold, run)]
     workspace.write_table(ws.model(name) / "folds.tsv", assigned.reset_index())
     facts = {"model": name, "folds": folds, "subjects": len(assigned), "notes": notes}
@@ -154,6 +158,8 @@ def _train_one(
     plan: TrainingPlan,
     data: TrainingSet,
     sidecar: Sidecar,
+    *,
+    deadline: float,
 ) -> str:
     """Train one fold unless it is current; returns what was done, in words."""
     from dgmvlc_cli.generators.training import device_name, train_fold
@@ -179,6 +185,7 @@ def _train_one(
             plan,
             folder,
             checkpoint_seconds=settings.train.checkpoint_seconds,
+            deadline=deadline,
             on_step=on_step,
         )
     sidecar.write(seconds=clock.seconds, device=device_name())

@@ -38,6 +38,15 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_weights(tmp_path, training
     assert all(torch.equal(tensor, whole[name]) for name, tensor in weights(resumed).items())
 
 
+def test_a_run_that_is_out_of_time_goes_on_to_the_same_weights(tmp_path, training_set, plan):
+    whole = weights(train_fold(training_set, plan, tmp_path / "whole"))
+    for _ in range(plan.steps - 1):  # a deadline in the past leaves one step to each call
+        with pytest.raises(DgmvlcError, match="Time is up"):
+            train_fold(training_set, plan, tmp_path / "late", deadline=0.0)
+    done = weights(train_fold(training_set, plan, tmp_path / "late", deadline=0.0))
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in done.items())
+
+
 def test_seed_and_fold_decide_the_weights(tmp_path, training_set, plan):
     one = weights(train_fold(training_set, replace(plan, steps=2), tmp_path / "a"))
     same = weights(train_fold(training_set, replace(plan, steps=2), tmp_path / "b"))
