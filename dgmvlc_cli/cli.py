@@ -624,7 +624,9 @@ def _edits(texts: list[str]) -> dict[str, str | float]:
     for text in texts:
         name, equals, value = (part.strip() for part in text.partition("="))
         if not (name and equals and value):
-            raise typer.BadParameter(f"{text!r} is not of the form ATTRIBUTE=LEVEL")
+            raise typer.BadParameter(
+                f'{text!r} is not of the form ATTRIBUTE=LEVEL, as in --edit smoking="never smoker"'
+            )
         edits[name] = value
     return edits
 

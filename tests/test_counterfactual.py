@@ -150,7 +150,7 @@ def test_chosen_subjects_and_their_differences(root):
     [
         (("--edit", "age=70", "--to", "80"), "do not go with it"),
         (("--attribute", "age", "--values", "45"), "two values"),
-        (("--edit", "age"), "--edit smoking="),
+        (("--edit", "age"), "ATTRIBUTE=LEVEL"),
         (("--edit", "agee=70"), '"age"'),
         (("--edit", "age=old"), "number"),
     ],
