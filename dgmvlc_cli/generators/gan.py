@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from monai.networks.nets import PatchDiscriminator
 from torch import nn
 from torch.func import functional_call
 
@@ -98,6 +97,8 @@ class Gan:
 
 def build_critic(bands: int, context: int) -> nn.Module:
     """MONAI's 3-D patch critic over image bands and mask."""
+    from monai.networks.nets import PatchDiscriminator  # seconds, which only a GAN should wait
+
     return PatchDiscriminator(
         spatial_dims=3,
         channels=CRITIC_CHANNELS,
