@@ -10,7 +10,9 @@ arXiv 2305.08891 (zero terminal SNR).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -18,23 +20,20 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import nn
 
 from dgmvlc_cli.generators.conditions import Conditions
-from dgmvlc_cli.generators.family import Batch
+from dgmvlc_cli.generators.family import Batch, Denoiser, Step, guided
 
-SAMPLERS = {
-    "ddim": DDIMScheduler,
-    "ddpm": DDPMScheduler,
-    "dpm-solver": DPMSolverMultistepScheduler,
-}
+SAMPLERS = {"ddim": DDIMScheduler, "dpm-solver": DPMSolverMultistepScheduler}
 NETWORK_TIMES = (1e-3, 1 - 1e-3)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Diffusion:
+class Diffusion(Denoiser):
     """Denoising diffusion.
 
     timesteps: of the training schedule (cosine).  prediction: `v_prediction` or `epsilon`.
     zero_terminal_snr: no signal is left at the last step; needs v_prediction.
-    loss_power: 2 for the squared error, 1 for the paper's L1.  sampler: one of SAMPLERS.
+    loss_power: 2 for the squared error, 1 for the paper's L1.  sampler: one of SAMPLERS; ancestral
+    sampling is none of them, since its fresh noise would differ between the arms of a pair.
     """
 
     timesteps: int = 1000
@@ -42,102 +41,70 @@ class Diffusion:
     zero_terminal_snr: bool = True
     loss_power: int = 2
     sampler: str = "ddim"
-    critic = None
-
-    def loss(self, network: nn.Module, batch: Batch, rng: torch.Generator) -> torch.Tensor:
-        """Weighted error of the prediction, at times drawn uniformly."""
-        t, x_t, target = self.noised(batch, rng)
-        error = network(x_t, t, batch.conditions.context, batch.conditions.text) - target
-        loss = error.abs() if self.loss_power == 1 else error**2
-        return (batch.weight * loss).sum() / batch.weight.sum()
 
     def noised(
         self, batch: Batch, rng: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Times (N,), x_t, and what is to be predicted of it: v or the noise."""
+        """Times drawn uniformly, x_t, and what is to be predicted of it: v or the noise."""
         z = batch.bands / batch.conditions.sigma
         noise = torch.randn(z.shape, generator=rng).to(z.device)
         index = torch.randint(self.timesteps, (len(z),), generator=rng).to(z.device)
-        scheduler = self._scheduler(DDPMScheduler)
+        scheduler = self._schedule
         x_t = scheduler.add_noise(z, noise, index)
         v = self.prediction == "v_prediction"
         target = scheduler.get_velocity(z, noise, index) if v else noise
         return self._network_time(index), x_t, target
 
-    @torch.no_grad()
-    def sample(
-        self,
-        network: nn.Module,
-        noise: torch.Tensor,
-        conditions: Conditions,
-        *,
-        steps: int,
-        guidance_scale: float = 1.0,
-        residuals: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Wavelet bands from noise: (N, B, d, h, w).  Deterministic but for `ddpm`."""
-        scheduler = self._scheduler(SAMPLERS[self.sampler])
-        scheduler.set_timesteps(steps)
-        x = noise
-        for position, step in enumerate(scheduler.timesteps):
-            x = self._step(network, x, step, conditions, scheduler, guidance_scale)
-            x = x if residuals is None else x + residuals[position]
-        return x * conditions.sigma
+    def walk(
+        self, network: nn.Module, conditions: Conditions, steps: int, guidance_scale: float
+    ) -> Iterator[Step]:
+        """The steps of the sampler; the last one also gives z its scale back."""
+        scheduler = self._sampler(steps)
 
-    @torch.no_grad()
-    def invert(
-        self,
-        network: nn.Module,
-        bands: torch.Tensor,
-        noise: torch.Tensor,
-        conditions: Conditions,
-        *,
-        steps: int,
-    ) -> torch.Tensor:
-        """What each DDIM step misses of these bands: see Flow.invert.  (steps, N, B, d, h, w)."""
-        scheduler = self._scheduler(DDIMScheduler)
-        scheduler.set_timesteps(steps)
-        z, residuals = bands / conditions.sigma, []
-        x = noise
-        for position, step in enumerate(scheduler.timesteps):
-            moved = self._step(network, x, step, conditions, scheduler)
-            last = position + 1 == len(scheduler.timesteps)
-            x = z if last else scheduler.add_noise(z, noise, scheduler.timesteps[position + 1])
-            residuals.append(x - moved)
-        return torch.stack(residuals)
+        def step(now: torch.Tensor, scale: torch.Tensor | float, x_t: torch.Tensor) -> torch.Tensor:
+            time = self._network_time(now.to(x_t.device).expand(len(x_t)))
+            output = guided(
+                lambda given: network(x_t, time, given.context, given.text),
+                conditions,
+                guidance_scale,
+            )
+            moved: torch.Tensor = scheduler.step(output, now, x_t, return_dict=False)[0]
+            return moved * scale
 
-    def _step(
-        self,
-        network: nn.Module,
-        x_t: torch.Tensor,
-        step: torch.Tensor,
-        conditions: Conditions,
-        scheduler: Any,
-        guidance_scale: float = 1.0,
-    ) -> torch.Tensor:
-        index = step.to(x_t.device).expand(len(x_t))
-        output = self._predict(network, x_t, index, conditions)
-        if guidance_scale != 1.0:
-            free = self._predict(network, x_t, index, conditions.without_text())
-            output = free + guidance_scale * (output - free)
-        return scheduler.step(output, step, x_t, return_dict=False)[0]
+        *before, last = scheduler.timesteps
+        for now in before:
+            yield partial(step, now, 1.0)
+        yield partial(step, last, conditions.sigma)
 
-    def _predict(
-        self, network: nn.Module, x_t: torch.Tensor, index: torch.Tensor, conditions: Conditions
-    ) -> torch.Tensor:
-        return network(x_t, self._network_time(index), conditions.context, conditions.text)
+    def path(
+        self, bands: torch.Tensor, noise: torch.Tensor, conditions: Conditions, steps: int
+    ) -> list[torch.Tensor]:
+        """x_t at the sampler's steps, from the noise itself to the bands."""
+        z, (_, *later) = bands / conditions.sigma, self._sampler(steps).timesteps
+        between = [self._schedule.add_noise(z, noise, now[None]) for now in later]
+        return [noise, *between, bands]
 
     def _network_time(self, index: torch.Tensor) -> torch.Tensor:
         return ((index + 1) / self.timesteps).clamp(*NETWORK_TIMES)
 
-    def _scheduler(self, kind: type) -> Any:
+    @cached_property
+    def _schedule(self) -> DDPMScheduler:
+        """How much noise there is at every training step."""
+        return DDPMScheduler(clip_sample=False, **self._settings)
+
+    def _sampler(self, steps: int) -> Any:
         """A scheduler of diffusers; images are not clipped, since z has no bounds."""
-        bounds = {} if kind is DPMSolverMultistepScheduler else {"clip_sample": False}
-        return kind(
-            num_train_timesteps=self.timesteps,
-            beta_schedule="squaredcos_cap_v2",
-            prediction_type=self.prediction,
-            rescale_betas_zero_snr=self.zero_terminal_snr,
-            timestep_spacing="trailing",
-            **bounds,
-        )
+        unclipped = {"clip_sample": False} if self.sampler == "ddim" else {}
+        scheduler = SAMPLERS[self.sampler](**self._settings, **unclipped)
+        scheduler.set_timesteps(steps)
+        return scheduler
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "num_train_timesteps": self.timesteps,
+            "beta_schedule": "squaredcos_cap_v2",
+            "prediction_type": self.prediction,
+            "rescale_betas_zero_snr": self.zero_terminal_snr,
+            "timestep_spacing": "trailing",
+        }

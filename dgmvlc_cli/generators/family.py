@@ -1,14 +1,16 @@
-"""The contract that every generator family keeps, and the registry of families."""
+"""The contract that every generator family keeps, and what they share."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from dgmvlc_cli.generators.conditions import Conditions
+
+Step = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,18 +22,34 @@ class Batch:
     conditions: Conditions
 
 
-class Family(Protocol):
+class Family:
     """How a network learns images, and how it makes them.
 
     critic: a second network that learns beside the first and is not kept, or None.
     """
 
-    @property
-    def critic(self) -> nn.Module | None: ...
+    critic: nn.Module | None = None
 
     def loss(self, network: nn.Module, batch: Batch, rng: torch.Generator) -> torch.Tensor:
         """What training minimises, a scalar; all that is random is drawn from rng."""
+        raise NotImplementedError
 
+    def walk(
+        self, network: nn.Module, conditions: Conditions, steps: int, guidance_scale: float
+    ) -> Iterator[Step]:
+        """The sampler's steps from noise to bands, each (N, B, d, h, w) -> the same.
+
+        None of them draws anything: both arms of a pair owe their difference to the sentence.
+        """
+        raise NotImplementedError
+
+    def path(
+        self, bands: torch.Tensor, noise: torch.Tensor, conditions: Conditions, steps: int
+    ) -> list[torch.Tensor]:
+        """An image's own way: where it is before every step of `walk`, and after the last."""
+        raise NotImplementedError
+
+    @torch.no_grad()
     def sample(
         self,
         network: nn.Module,
@@ -42,8 +60,17 @@ class Family(Protocol):
         guidance_scale: float = 1.0,
         residuals: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Noise and conditions -> wavelet bands, both (N, B, d, h, w)."""
+        """Wavelet bands from noise, both (N, B, d, h, w).
 
+        guidance_scale 1 samples the model as trained; any other value distorts effect sizes
+        and is for pictures only.  residuals: what `invert` found, added after each step.
+        """
+        x = noise
+        for index, step in enumerate(self.walk(network, conditions, steps, guidance_scale)):
+            x = step(x) if residuals is None else step(x) + residuals[index]
+        return x
+
+    @torch.no_grad()
     def invert(
         self,
         network: nn.Module,
@@ -53,14 +80,50 @@ class Family(Protocol):
         *,
         steps: int,
     ) -> torch.Tensor:
-        """Residuals with which `sample` returns the bands exactly: (steps, N, B, d, h, w)."""
+        """Abduction: what each step of `sample` misses of these very bands.
+
+        The way from the given noise to the image is known; the residual of a step is where it
+        leads less what the model makes of it.  Sampling with the residuals under the same
+        sentence returns the image exactly.  -> (steps, N, B, d, h, w).
+        Source: Huberman-Spiegelglas et al. 2024, arXiv 2304.06140, for stochastic paths.
+        """
+        path = self.path(bands, noise, conditions, steps)
+        walk = self.walk(network, conditions, steps, 1.0)
+        return torch.stack(
+            [to - step(x) for step, x, to in zip(walk, path, path[1:], strict=False)]
+        )
 
 
-@runtime_checkable
-class Denoiser(Family, Protocol):
-    """A family whose network learns to tell the image from its noise."""
+class Denoiser(Family):
+    """A family whose network learns to tell the image from its noise.
+
+    loss_power: 2 for the squared error, 1 for the absolute one.
+    """
+
+    loss_power: int = 2
+
+    def loss(self, network: nn.Module, batch: Batch, rng: torch.Generator) -> torch.Tensor:
+        """Weighted mean error of the network's output."""
+        t, x_t, target = self.noised(batch, rng)
+        error = network(x_t, t, batch.conditions.context, batch.conditions.text) - target
+        return (batch.weight * error.abs() ** self.loss_power).sum() / batch.weight.sum()
 
     def noised(
         self, batch: Batch, rng: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Times (N,), the network's input, and its target, both (N, B, d, h, w)."""
+        raise NotImplementedError
+
+
+def guided(
+    predict: Callable[[Conditions], torch.Tensor], conditions: Conditions, guidance_scale: float
+) -> torch.Tensor:
+    """A prediction, moved away from the one without the sentence where the scale is not 1.
+
+    Source: Ho and Salimans 2022, arXiv 2207.12598.
+    """
+    said = predict(conditions)
+    if guidance_scale == 1.0:
+        return said
+    unsaid = predict(conditions.without_text())
+    return unsaid + guidance_scale * (said - unsaid)

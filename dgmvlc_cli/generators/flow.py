@@ -11,14 +11,16 @@ Lu et al. 2022, arXiv 2211.01095 (DPM-Solver++, the sampler).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import nn
 
 from dgmvlc_cli.generators.conditions import Conditions
-from dgmvlc_cli.generators.family import Batch
+from dgmvlc_cli.generators.family import Batch, Denoiser, Step, guided
 
 TRAINED_TIMES = (1e-3, 1 - 1e-4)
 
@@ -47,7 +49,7 @@ def precondition(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flow:
+class Flow(Denoiser):
     """Flow matching.
 
     train_shift: range of the time shift, drawn per sample, log-uniform: the level is decided
@@ -57,18 +59,11 @@ class Flow:
 
     train_shift: tuple[float, float] = (1.0, 40.0)
     sample_logits: tuple[float, float] = (4.0, -2.0)
-    critic = None
-
-    def loss(self, network: nn.Module, batch: Batch, rng: torch.Generator) -> torch.Tensor:
-        """Weighted mean squared error of F against its unit-variance target, a scalar."""
-        t, x_t, target = self.noised(batch, rng)
-        output = network(x_t, t, batch.conditions.context, batch.conditions.text)
-        return (batch.weight * (output - target) ** 2).sum() / batch.weight.sum()
 
     def noised(
         self, batch: Batch, rng: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Times (N,), the network's input c_in x_t, and the target of F."""
+        """Times, c_in x_t, and the unit-variance target of F."""
         t = self.draw_times(len(batch.bands), rng).to(batch.bands.device)
         noise = torch.randn(batch.bands.shape, generator=rng).to(batch.bands.device)
         time = t[:, None, None, None, None]
@@ -82,60 +77,32 @@ class Flow:
         shift = torch.exp(low + (high - low) * torch.rand(count, generator=rng))
         return shift_time(torch.rand(count, generator=rng).clamp(*TRAINED_TIMES), shift)
 
-    @torch.no_grad()
-    def sample(
-        self,
-        network: nn.Module,
-        noise: torch.Tensor,
-        conditions: Conditions,
-        *,
-        steps: int,
-        guidance_scale: float = 1.0,
-        residuals: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Wavelet bands from noise by second-order steps along the flow: (N, B, d, h, w).
-
-        guidance_scale 1 samples the model as trained; any other value distorts effect sizes
-        and is for pictures only.  residuals: what `invert` found, added after each step.
-        """
+    def walk(
+        self, network: nn.Module, conditions: Conditions, steps: int, guidance_scale: float
+    ) -> Iterator[Step]:
+        """Second-order steps along dx/dt = (x_t - x_0) / t, from t = 1 to 0."""
         scheduler = self._scheduler(steps)
-        x = noise
-        for index, t in enumerate(scheduler.sigmas[:-1].tolist()):
-            x = self._step(network, x, t, conditions, scheduler, guidance_scale)
-            x = x if residuals is None else x + residuals[index]
-        return x
 
-    @torch.no_grad()
-    def invert(
-        self,
-        network: nn.Module,
-        bands: torch.Tensor,
-        noise: torch.Tensor,
-        conditions: Conditions,
-        *,
-        steps: int,
-    ) -> torch.Tensor:
-        """Abduction: what each step of `sample` misses of these very bands.
+        def step(t: float, now: torch.Tensor, x_t: torch.Tensor) -> torch.Tensor:
+            time = torch.full((len(x_t),), t, device=x_t.device)
+            clean = guided(
+                lambda given: predict_clean(network, x_t, time, given), conditions, guidance_scale
+            )
+            moved: torch.Tensor = scheduler.step((x_t - clean) / t, now, x_t, return_dict=False)[0]
+            return moved
 
-        The path x_t = (1 - t) z + t n from the given noise to the image is known; the residual
-        of a step is the path less what the model makes of it.  Sampling with the residuals
-        under the same sentence returns the image exactly.  -> (steps, N, B, d, h, w).
-        Source: Huberman-Spiegelglas et al. 2024, arXiv 2304.06140, for stochastic paths.
-        """
-        scheduler = self._scheduler(steps)
-        times = scheduler.sigmas.tolist()  # from 1 down to 0
-        path = [(1 - t) * bands + t * noise for t in times]
-        moved = [
-            self._step(network, x_t, t, conditions, scheduler)
-            for x_t, t in zip(path[:-1], times[:-1], strict=True)
-        ]
-        return torch.stack(path[1:]) - torch.stack(moved)
+        for t, now in zip(scheduler.sigmas[:-1].tolist(), scheduler.timesteps, strict=True):
+            yield partial(step, t, now)
+
+    def path(
+        self, bands: torch.Tensor, noise: torch.Tensor, conditions: Conditions, steps: int
+    ) -> list[torch.Tensor]:
+        """x_t = (1 - t) z + t n at the sampler's times."""
+        return [(1 - t) * bands + t * noise for t in self._scheduler(steps).sigmas.tolist()]
 
     def _scheduler(self, steps: int) -> DPMSolverMultistepScheduler:
         scheduler = DPMSolverMultistepScheduler(
-            prediction_type="flow_prediction",
-            use_flow_sigmas=True,
-            final_sigmas_type="zero",
+            prediction_type="flow_prediction", use_flow_sigmas=True, final_sigmas_type="zero"
         )
         scheduler.set_timesteps(steps)
         # The scheduler's own times spend too few steps on texture.
@@ -143,24 +110,6 @@ class Flow:
         scheduler.sigmas = torch.cat((torch.ones(1), times, torch.zeros(1)))
         scheduler.timesteps = scheduler.sigmas[:-1] * scheduler.config.num_train_timesteps
         return scheduler
-
-    def _step(
-        self,
-        network: nn.Module,
-        x_t: torch.Tensor,
-        t: float,
-        conditions: Conditions,
-        scheduler: DPMSolverMultistepScheduler,
-        guidance_scale: float = 1.0,
-    ) -> torch.Tensor:
-        """The solver's next step along dx/dt = (x_t - x_0) / t."""
-        time = torch.full((len(x_t),), t, device=x_t.device)
-        clean = predict_clean(network, x_t, time, conditions)
-        if guidance_scale != 1.0:
-            free = predict_clean(network, x_t, time, conditions.without_text())
-            clean = free + guidance_scale * (clean - free)
-        now = scheduler.timesteps[scheduler.step_index or 0]
-        return scheduler.step((x_t - clean) / t, now, x_t, return_dict=False)[0]
 
 
 def predict_clean(

@@ -10,6 +10,7 @@ Sources: Isola et al. 2017, arXiv 1611.07004 (pix2pix); Mao et al. 2017, arXiv 1
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -17,14 +18,14 @@ from torch import nn
 from torch.func import functional_call
 
 from dgmvlc_cli.generators.conditions import Conditions
-from dgmvlc_cli.generators.family import Batch
+from dgmvlc_cli.generators.family import Batch, Family, Step, guided
 
 CRITIC_CHANNELS = 32
 CRITIC_LAYERS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gan:
+class Gan(Family):
     """pix2pix.
 
     l1_weight, feature_weight: beside the adversarial term's 1.  A large l1_weight makes the
@@ -57,36 +58,24 @@ class Gan:
         )
         return generator + (of_real[-1] - 1).square().mean() + detached[-1].square().mean()
 
-    @torch.no_grad()
-    def sample(
-        self,
-        network: nn.Module,
-        noise: torch.Tensor,
-        conditions: Conditions,
-        *,
-        steps: int,
-        guidance_scale: float = 1.0,
-        residuals: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Wavelet bands from noise in one pass, whatever the steps: (N, B, d, h, w)."""
-        x = self._generate(network, noise, conditions)
-        if guidance_scale != 1.0:
-            free = self._generate(network, noise, conditions.without_text())
-            x = free + guidance_scale * (x - free)
-        return (x if residuals is None else x + residuals[0]) * conditions.sigma
+    def walk(
+        self, network: nn.Module, conditions: Conditions, steps: int, guidance_scale: float
+    ) -> Iterator[Step]:
+        """One pass, whatever the steps."""
 
-    @torch.no_grad()
-    def invert(
-        self,
-        network: nn.Module,
-        bands: torch.Tensor,
-        noise: torch.Tensor,
-        conditions: Conditions,
-        *,
-        steps: int,
-    ) -> torch.Tensor:
-        """What the generator misses of these bands, as one residual: (1, N, B, d, h, w)."""
-        return (bands / conditions.sigma - self._generate(network, noise, conditions))[None]
+        def step(noise: torch.Tensor) -> torch.Tensor:
+            made = guided(
+                lambda given: self._generate(network, noise, given), conditions, guidance_scale
+            )
+            return made * conditions.sigma
+
+        yield step
+
+    def path(
+        self, bands: torch.Tensor, noise: torch.Tensor, conditions: Conditions, steps: int
+    ) -> list[torch.Tensor]:
+        """From the noise to the bands at once."""
+        return [noise, bands]
 
     def _generate(
         self, network: nn.Module, noise: torch.Tensor, conditions: Conditions
