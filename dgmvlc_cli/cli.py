@@ -19,6 +19,7 @@ from dgmvlc_cli import __version__
 from dgmvlc_cli.errors import DgmvlcError
 
 if TYPE_CHECKING:
+    from dgmvlc_cli.cohort import Question
     from dgmvlc_cli.config import Settings
     from dgmvlc_cli.stages.base import Run, StageResult
     from dgmvlc_cli.workspace import Workspace
@@ -367,17 +368,9 @@ def counterfactual(
     }
     ws, settings = _settings(workspace, seed, counterfactual=chosen)
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
-    result = stages.counterfactual(
-        ws,
-        settings,
-        run,
-        attribute=attribute,
-        reference=reference,
-        target=target,
-        values=_listed(values),
-        edits=_edits(edit or []),
-        subjects=_listed(subjects) or None,
-    )
+    question = _question(attribute, reference, target, values, edit)
+    only = _listed(subjects) or None
+    result = stages.counterfactual(ws, settings, run, question, subjects=only)
     _finish(result, as_json, workspace)
 
 
@@ -427,16 +420,10 @@ def analyze(
     if compare or analyses:
         _require_only_names(compare, analyses, attribute, reference, target, pdf)
         return _finish(stages.compare(ws, settings, run, analyses or []), as_json)
-    question: dict[str, Any] = {
-        "attribute": attribute,
-        "reference": reference,
-        "target": target,
-        "values": _listed(values),
-        "edits": _edits(edit or []),
-    }
+    question = _question(attribute, reference, target, values, edit)
     if plan:
-        return _finish(plan_stage(ws, settings, run, **question), as_json, workspace)
-    _finish(stages.analyze(ws, settings, run, **question, pdf=pdf), as_json, workspace)
+        return _finish(plan_stage(ws, settings, run, question), as_json, workspace)
+    _finish(stages.analyze(ws, settings, run, question, pdf=pdf), as_json, workspace)
 
 
 @app.command()
@@ -464,17 +451,8 @@ def evaluate(
 
     ws, settings = _settings(workspace, seed, counterfactual={"source": source})
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
-    result = evaluate(
-        ws,
-        settings,
-        run,
-        attribute=attribute,
-        reference=reference,
-        target=target,
-        values=_listed(values),
-        edits=_edits(edit or []),
-    )
-    _finish(result, as_json, workspace)
+    question = _question(attribute, reference, target, values, edit)
+    _finish(evaluate(ws, settings, run, question), as_json, workspace)
 
 
 @app.command()
@@ -611,6 +589,25 @@ def _choice(value: str | None, known: tuple[str, ...], option: str) -> str | Non
     if value is not None and value not in known:
         raise typer.BadParameter(f"{option} {value!r} is none of {', '.join(known)}")
     return value
+
+
+def _question(
+    attribute: str | None,
+    reference: str | None,
+    target: str | None,
+    values: str | None,
+    edit: list[str] | None,
+) -> Question:
+    """The question that the shared options ask."""
+    from dgmvlc_cli.cohort import Question
+
+    return Question(
+        attribute=attribute,
+        reference=reference,
+        target=target,
+        values=tuple(_listed(values)),
+        edits=tuple(_edits(edit or []).items()),
+    )
 
 
 def _listed(text: str | None) -> list[str]:

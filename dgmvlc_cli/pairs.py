@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from dgmvlc_cli import workspace
 from dgmvlc_cli.analysis.contrasts import Contrast
 from dgmvlc_cli.cohort import Cohort, read_folds, training_inputs
 from dgmvlc_cli.config import Settings
-from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.generators.grid import place
 from dgmvlc_cli.generators.model import Generator
 from dgmvlc_cli.imaging.volume import LUNGS, Volume, read_labels, read_volume, write_volume
@@ -247,7 +245,8 @@ def return_task(task: ReturnTask) -> list[dict[str, Any]]:
             [noise(task.sampling.seed, f"back {row['subject']}", 0, shape) for row in rows]
         )
         how = _how(task.sampling)
-        how["residuals"] = invert(generator, target, noises, labels, said[1], task.sampling)
+        steps = task.sampling.steps
+        how["residuals"] = generator.invert(target, noises, labels, said[1], steps=steps)
         back = generator.generate(noises, labels, said[0], **how)
         lungs = np.isin(labels, LUNGS)
         for k, row in enumerate(rows):
@@ -264,10 +263,7 @@ def return_task(task: ReturnTask) -> list[dict[str, Any]]:
 
 def _how(sampling: Sampling) -> dict[str, Any]:
     """Options of the sampler."""
-    return {
-        "steps": sampling.steps,
-        "guidance_scale": sampling.guidance_scale,
-    }
+    return {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale}
 
 
 def _placed(ws: Workspace, subject: str, generator: Generator) -> tuple[Volume, np.ndarray]:
@@ -323,38 +319,16 @@ def _sample(
     how = _how(sampling)
     if batch[0].factual is not None:
         first = {(one.subject, one.draw): k for k, one in reversed(list(enumerate(batch)))}
-        found = invert(
-            generator,
+        found = generator.invert(
             np.stack([masks[batch[k].subject][0].hu for k in first.values()]),
             noises[list(first.values())],
             labels[list(first.values())],
             np.stack([batch[k].factual for k in first.values()]),  # type: ignore[misc]
-            sampling,
+            steps=sampling.steps,
         )
         place_of = {key: k for k, key in enumerate(first)}
         how["residuals"] = found[:, [place_of[one.subject, one.draw] for one in batch]]
     return generator.generate(noises, labels, np.stack([one.embedding for one in batch]), **how)
-
-
-def invert(
-    generator: Generator,
-    hu: np.ndarray,
-    noises: np.ndarray,
-    labels: np.ndarray,
-    embeddings: np.ndarray,
-    sampling: Sampling,
-) -> torch.Tensor:
-    """Abduction: what the model's steps miss of these images, (steps, N, ...).
-
-    Raises DgmvlcError for a family that knows no way back from an image.
-    """
-    way_back = getattr(generator, "invert", None)
-    if way_back is None:
-        raise DgmvlcError(
-            "This generator cannot start from a scan: it knows no way back from an image.",
-            "Use `--source mask`, or train a family that can be inverted (flow, diffusion).",
-        )
-    return way_back(hu, noises, labels, embeddings, steps=sampling.steps)
 
 
 @dataclass(frozen=True, kw_only=True)

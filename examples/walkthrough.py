@@ -41,11 +41,13 @@ def main(folder: Path) -> None:
     stages.train(ws, settings, run)
 
     # 5. Pairs of held-out subjects: same mask, same noise, another smoking status.
-    contrast = {"attribute": "smoking", "reference": "never smoker", "target": "current smoker"}
-    stages.counterfactual(ws, settings, run, **contrast)
+    question = stages.Question(
+        attribute="smoking", reference="never smoker", target="current smoker"
+    )
+    stages.counterfactual(ws, settings, run, question)
 
     # 6. The four numbers per measure and region, and the report.
-    result = stages.analyze(ws, settings, run, **contrast)
+    result = stages.analyze(ws, settings, run, question)
     print("\n".join(result.summary))
 
     # Everything in the report lies beside it as a table.

@@ -11,7 +11,6 @@ import pytest
 from commands import dgmvlc
 
 from dgmvlc_cli import workspace
-from dgmvlc_cli.generators.model import Generator
 from dgmvlc_cli.imaging.volume import read_volume
 
 ONE = ("--workers", "1")
@@ -174,7 +173,6 @@ def test_the_pairs_are_evaluated_by_what_real_scans_show(root):
     assert (folder / "evaluation.tsv").stat().st_mtime_ns == before
 
 
-@pytest.mark.skipif(not hasattr(Generator, "invert"), reason="no family knows the way back yet")
 def test_from_the_scan_no_edit_returns_it_and_the_outcome_does_not_leak(root, monkeypatch):
     monkeypatch.setattr("dgmvlc_cli.report.html.write_report", lambda folder, contents: None)
     asked = ("--source", "scan", "-w", str(root), *ONE)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from dgmvlc_cli.analysis.contrasts import Contrast
-from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.imaging.volume import Tissue, Volume, read_volume, write_labels, write_volume
 from dgmvlc_cli.pairs import (
     PairPlan,
@@ -144,13 +143,6 @@ def test_from_the_scan_no_edit_returns_it_and_an_edit_changes_it_alone(task, mod
         assert (volume(chosen, row, "target") - scan == 10 + HU[row["target"]]).all()
         record = read_json(chosen.pairs[0].sidecar_path)
         assert record["inputs"]["from_scan"] == "a former"
-
-
-def test_a_family_without_a_way_back_is_refused(task, model):
-    model(Linear())
-    with pytest.raises(DgmvlcError, match="no way back") as raised:
-        generate_task(task(from_scan=True))
-    assert "--source mask" in raised.value.hint
 
 
 def test_differences_are_target_less_reference(task, model):

@@ -4,6 +4,7 @@ Read, skip what is current, compute, save: this is the only place that joins fil
 algorithms.  Every stage takes a Workspace, Settings and Run, and returns a StageResult.
 """
 
+from dgmvlc_cli.cohort import Question
 from dgmvlc_cli.stages.analyze import analyze
 from dgmvlc_cli.stages.base import Run, StageResult
 from dgmvlc_cli.stages.compare import compare
@@ -15,6 +16,7 @@ from dgmvlc_cli.stages.probe import probe
 from dgmvlc_cli.stages.train import train
 
 __all__ = [
+    "Question",
     "Run",
     "StageResult",
     "analyze",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from dgmvlc_cli import __version__, parallel, workspace
+from dgmvlc_cli.cohort import Question
 from dgmvlc_cli.config import Settings
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.stages.base import Run, StageResult, dry_run
@@ -17,7 +17,7 @@ from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace
 
 if TYPE_CHECKING:
     from dgmvlc_cli.analysis.contrasts import Contrast
-    from dgmvlc_cli.cohort import Cohort, Question
+    from dgmvlc_cli.cohort import Cohort
     from dgmvlc_cli.mapping import Maps
     from dgmvlc_cli.measuring import Look, MeasureTask
     from dgmvlc_cli.phantom import PhantomSettings
@@ -28,19 +28,16 @@ def analyze(
     ws: Workspace,
     settings: Settings,
     run: Run,
+    question: Question,
     *,
-    attribute: str | None = None,
-    reference: str | float | None = None,
-    target: str | float | None = None,
-    values: Sequence[str | float] = (),
-    edits: Mapping[str, str | float] | None = None,
     pdf: bool = False,
 ) -> StageResult:
     """Measures of real scans and arms -> the four numbers per measure and region -> report.
 
-    values: several levels or numbers; the report is of the first against the last, and the tables
-    of all levels or of the dose-response lie beside it.  pdf: print the report too.  In a workspace
-    without a clinical table only the real scans are measured.
+    question: as it was put to `counterfactual`.  Of several levels or numbers the report shows the
+    first against the last, and the tables of all levels or of the dose-response lie beside it.
+    pdf: print the report too.  In a workspace without a clinical table only the real scans are
+    measured.
     """
     if settings.table is None:
         return _measure_only(ws, settings, run)
@@ -48,7 +45,6 @@ def analyze(
     from dgmvlc_cli.analysis.paired import distance_rows, statistics_table
     from dgmvlc_cli.analysis.trust import verdicts
     from dgmvlc_cli.cohort import (
-        Question,
         asked_contrasts,
         covariates,
         load_cohort,
@@ -60,13 +56,6 @@ def analyze(
     from dgmvlc_cli.stages.several import tables_of_several
 
     cohort = load_cohort(ws, settings)
-    question = Question(
-        attribute=attribute,
-        reference=reference,
-        target=target,
-        values=tuple(values),
-        edits=tuple((edits or {}).items()),
-    )
     *others, contrast = asked_contrasts(settings, cohort, question)
     placebos = placebo_contrasts(contrast, cohort)
     name = settings.train.model

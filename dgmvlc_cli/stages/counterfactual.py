@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from dgmvlc_cli import parallel, workspace
+from dgmvlc_cli.cohort import Question
 from dgmvlc_cli.config import Settings
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.stages.base import Run, StageResult, dry_run
@@ -18,7 +19,7 @@ from dgmvlc_cli.workspace import Stopwatch, Workspace
 
 if TYPE_CHECKING:
     from dgmvlc_cli.analysis.contrasts import Contrast
-    from dgmvlc_cli.cohort import Cohort, Question
+    from dgmvlc_cli.cohort import Cohort
     from dgmvlc_cli.pairs import PairPlan, SubjectTask
     from dgmvlc_cli.text.encoders import Encoder
 
@@ -29,31 +30,19 @@ def counterfactual(
     ws: Workspace,
     settings: Settings,
     run: Run,
+    question: Question,
     *,
-    attribute: str | None = None,
-    reference: str | float | None = None,
-    target: str | float | None = None,
-    values: Sequence[str | float] = (),
-    edits: Mapping[str, str | float] | None = None,
     subjects: Sequence[str] | None = None,
 ) -> StageResult:
     """Pairs that differ in one attribute, same mask and noise, for held-out subjects.
 
-    values: several levels or numbers at once, each against the first.  edits: several attributes
-    together, against the subject's own row.  subjects: only these.  The placebo contrasts are
-    generated too: they are what the contrast must beat.
+    question: what differs; an empty one asks for the study's own contrast.  subjects: only these.
+    The placebo contrasts are generated too: they are what the contrast must beat.
     """
-    from dgmvlc_cli.cohort import Question, asked_contrasts, load_cohort, placebo_contrasts
+    from dgmvlc_cli.cohort import asked_contrasts, load_cohort, placebo_contrasts
     from dgmvlc_cli.pairs import folder_name, pairs_sidecar
 
     cohort = load_cohort(ws, settings)
-    question = Question(
-        attribute=attribute,
-        reference=reference,
-        target=target,
-        values=tuple(values),
-        edits=tuple((edits or {}).items()),
-    )
     asked = asked_contrasts(settings, cohort, question)
     placebos = [one for contrast in asked for one in placebo_contrasts(contrast, cohort)]
     contrasts = list(dict.fromkeys([*asked, *placebos]))
@@ -120,8 +109,6 @@ def _cautions(
 
 def _options(question: Question, asked: list[Contrast]) -> str:
     """The question as options, its contrast spelt out."""
-    from dgmvlc_cli.cohort import Question
-
     if question.edits or question.values:
         return question.options
     (one,) = asked

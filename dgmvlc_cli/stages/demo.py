@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from dgmvlc_cli import stages, workspace
 from dgmvlc_cli.config import PRESETS, load_settings
@@ -15,7 +14,7 @@ from dgmvlc_cli.stages.initialise import init
 from dgmvlc_cli.workspace import Stopwatch, Workspace
 
 PRESET = "tiny"
-CONTRAST = ("smoking", "never smoker", "current smoker")
+QUESTION = stages.Question(attribute="smoking", reference="never smoker", target="current smoker")
 
 
 def phantom(out: Path, settings: PhantomSettings, run: Run) -> StageResult:
@@ -69,10 +68,8 @@ def demo(out: Path, cohort: PhantomSettings, run: Run) -> StageResult:
     stages.preprocess(ws, settings, run)
     stages.describe(ws, settings, run)
     stages.train(ws, settings, run)
-    attribute, reference, target = CONTRAST
-    contrast: dict[str, Any] = {"attribute": attribute, "reference": reference, "target": target}
-    stages.counterfactual(ws, settings, run, **contrast)
-    result = stages.analyze(ws, settings, run, **contrast)
+    stages.counterfactual(ws, settings, run, QUESTION)
+    result = stages.analyze(ws, settings, run, QUESTION)
     minutes = clock.seconds / 60
     return replace(
         result,

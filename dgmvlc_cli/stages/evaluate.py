@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from dgmvlc_cli import __version__, parallel, workspace
+from dgmvlc_cli.cohort import Question
 from dgmvlc_cli.config import Settings
 from dgmvlc_cli.stages.base import Run, StageResult, dry_run
 from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace
@@ -23,31 +23,19 @@ def evaluate(
     ws: Workspace,
     settings: Settings,
     run: Run,
-    *,
-    attribute: str | None = None,
-    reference: str | float | None = None,
-    target: str | float | None = None,
-    values: Sequence[str | float] = (),
-    edits: Mapping[str, str | float] | None = None,
+    question: Question,
 ) -> StageResult:
     """Pairs and real scans -> effectiveness, specificity, minimality and reversibility.
 
     Attributes are read off by predictors trained on real scans only, of other subjects.
     """
     from dgmvlc_cli.analysis.axioms import minimality, readouts
-    from dgmvlc_cli.cohort import Question, asked_contrasts, load_cohort
+    from dgmvlc_cli.cohort import asked_contrasts, load_cohort
     from dgmvlc_cli.measuring import measures_table
     from dgmvlc_cli.pairs import folder_name
     from dgmvlc_cli.stages.analyze import look_at_arms, read_pairs
 
     cohort = load_cohort(ws, settings)
-    question = Question(
-        attribute=attribute,
-        reference=reference,
-        target=target,
-        values=tuple(values),
-        edits=tuple((edits or {}).items()),
-    )
     contrast = asked_contrasts(settings, cohort, question)[-1]
     pairs = read_pairs(ws, settings, cohort, contrast, question)
     path = ws.analysis(settings.train.model, folder_name(settings, contrast)) / "evaluation.tsv"
@@ -160,13 +148,10 @@ def _composition(pairs: pd.DataFrame) -> list[pd.DataFrame]:
 def _images_back(
     ws: Workspace, settings: Settings, run: Run, pairs: pd.DataFrame
 ) -> list[pd.DataFrame]:
-    """The first draw's target arms led back to the reference sentence, where the model can."""
+    """The first draw's target arms led back to the reference sentence."""
     from dgmvlc_cli.analysis.axioms import returned
-    from dgmvlc_cli.generators.model import Generator
     from dgmvlc_cli.pairs import return_task
 
-    if not hasattr(Generator, "invert"):
-        return []
     rows: list[dict[str, Any]] = []
     for outcome in parallel.run(return_task, _return_tasks(ws, settings, pairs), run.workers):
         if outcome.error is not None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import pandas as pd
 
 from dgmvlc_cli import workspace
+from dgmvlc_cli.cohort import Question
 from dgmvlc_cli.config import Settings
 from dgmvlc_cli.errors import UsageError
 from dgmvlc_cli.stages.base import Run, StageResult, dry_run
@@ -20,29 +19,21 @@ def plan(
     ws: Workspace,
     settings: Settings,
     run: Run,
-    *,
-    attribute: str | None = None,
-    reference: str | float | None = None,
-    target: str | float | None = None,
-    values: Sequence[str | float] = (),
-    edits: Mapping[str, str | float] | None = None,
+    question: Question,
 ) -> StageResult:
     """Real scans and table -> the smallest effect of each measure that 80 % power would show."""
     from dgmvlc_cli.analysis.power import plan_table
-    from dgmvlc_cli.cohort import Question, asked_contrasts, covariates, load_cohort
+    from dgmvlc_cli.cohort import asked_contrasts, covariates, load_cohort
     from dgmvlc_cli.measuring import MeasureTask, measures_table
     from dgmvlc_cli.pairs import contrast_name
     from dgmvlc_cli.stages.analyze import look_at_all
 
     cohort = load_cohort(ws, settings)
-    if edits:
+    if question.edits:
         raise UsageError(
             "A joint edit has no group of real scans, so nothing can be planned for it.",
             "Plan one attribute: `dgmvlc analyze --plan --attribute smoking`.",
         )
-    question = Question(
-        attribute=attribute, reference=reference, target=target, values=tuple(values)
-    )
     contrast = asked_contrasts(settings, cohort, question)[-1]
     path = ws.root / "analysis" / "plan" / contrast_name(contrast) / "plan.tsv"
     if run.dry_run:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     """One generator per cross-fitting fold, never trained on the subjects that it predicts."""
     from dgmvlc_cli.cohort import assign_folds, load_cohort
-    from dgmvlc_cli.stages.check import Checks
+    from dgmvlc_cli.stages.validate import Checks
     from dgmvlc_cli.text.encoders import encode_cached, load_encoder
 
     cohort = load_cohort(ws, settings)

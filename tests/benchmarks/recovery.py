@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,6 @@ CONTRAST = {"attribute": "smoking", "reference": "never smoker", "target": "curr
 REGIONS = ("upper", "lower")
 PLANTED_HU = -30.0
 ESTIMATES = {"model": "model_implied", "observed": "observed", "debiased": "debiased"}
-MAP_BINS = (12, 6, 8)  # height, depth, side
-MAP_SUBJECTS = 24
 
 
 def main() -> None:
@@ -84,9 +81,7 @@ def result(chosen: argparse.Namespace, cohort: tuple[int, float]) -> dict[str, A
     numbers["mean_error"] = float((of["generated_mean_hu"] - of["real_mean_hu"]).mean())
     numbers["sd_between"] = float((of["generated_sd_between"] / of["real_sd_between"]).mean())
     numbers["sd_within"] = float((of["generated_sd_within"] / of["real_sd_within"]).mean())
-    numbers["map"] = effect_map(folder).tolist()
-    numbers["true_map"] = true_map(base, seed, effect_hu, chosen.subjects).tolist()
-    return numbers
+    return numbers | effect_maps(analysis / "maps")
 
 
 def cohort_settings(seed: int, effect_hu: float, subjects: int):
@@ -146,68 +141,24 @@ def run_model(base: Path, folder: Path, chosen: argparse.Namespace) -> Path:
     changes = {"model": chosen.model, "fusion": chosen.fusion, "steps": chosen.steps}
     settings = override(load_settings(ws.settings_path), {"train": changes})
     stages.train(ws, settings, Run())
-    stages.counterfactual(ws, settings, Run(), **CONTRAST)
-    stages.analyze(ws, settings, Run(), **CONTRAST)
+    question = stages.Question(**CONTRAST)
+    stages.counterfactual(ws, settings, Run(), question)
+    stages.analyze(ws, settings, Run(), question)
     return next((folder / "analysis" / chosen.model).glob("smoking_*"))
 
 
-def effect_map(folder: Path) -> np.ndarray:
-    """Mean difference of the pairs in lung-relative bins, HU; NaN where no lung falls."""
-    from dgmvlc_cli.generators.grid import place
-    from dgmvlc_cli.imaging.volume import read_labels, read_volume
-    from dgmvlc_cli.workspace import Workspace
+def effect_maps(folder: Path) -> dict[str, list]:
+    """The model's map and the true one in lung-relative cells, HU; NaN where no lung falls."""
+    import SimpleITK as sitk
 
-    ws = Workspace(folder)
-    table = pd.read_csv(next(folder.glob("counterfactuals/*/smoking_*/pairs.tsv")), sep="\t")
-    maps = []
-    for row in table.to_dict("records"):
-        arms = [read_volume(ws.root / row[f"{side}_path"]) for side in ("reference", "target")]
-        scan, labels = (
-            read_volume(ws.ct_path(row["subject"])),
-            read_labels(ws.mask_path(row["subject"])),
-        )
-        _, labels = place(scan, labels, arms[0].hu.shape, float(arms[0].spacing_mm[0]))
-        maps.append(binned(arms[1].hu - arms[0].hu, labels))
-    return np.nanmean(maps, axis=0)
+    def read(name: str) -> np.ndarray:
+        return sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"{name}.nii.gz")))
 
-
-def true_map(base: Path, seed: int, effect_hu: float, subjects: int) -> np.ndarray:
-    """The planted difference in the same bins, rendered anew for some of the subjects."""
-    from dgmvlc_cli.imaging.volume import resample_isotropic, resample_labels
-    from dgmvlc_cli.phantom.render import scene
-    from dgmvlc_cli.phantom.table import true_subjects
-
-    path = base / "true_map.npy"
-    if not path.exists():
-        settings = cohort_settings(seed, effect_hu, subjects)
-        spacing_mm = settings.truth_spacing_mm
-        maps = []
-        for subject in true_subjects(settings)[:MAP_SUBJECTS]:
-            chest = scene(subject, settings)
-            never, current = (
-                chest.volume(replace(subject, smoking=CONTRAST[side]), settings)
-                for side in ("reference", "target")
-            )
-            labels = resample_labels(chest.labels, never, spacing_mm)
-            change = (
-                resample_isotropic(current, spacing_mm).hu
-                - resample_isotropic(never, spacing_mm).hu
-            )
-            maps.append(binned(change, labels))
-        np.save(path, np.nanmean(maps, axis=0))
-    return np.load(path)
-
-
-def binned(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Means over bins of the lungs' box: (D, H, W) -> MAP_BINS."""
-    where = np.argwhere(np.isin(labels, (2, 3)))
-    low, high = where.min(axis=0), where.max(axis=0) + 1
-    bins = ((where - low + 0.5) / (high - low) * MAP_BINS).astype(int)
-    flat = np.ravel_multi_index(tuple(bins.T), MAP_BINS)
-    size = int(np.prod(MAP_BINS))
-    total = np.bincount(flat, weights=values[tuple(where.T)], minlength=size)
-    count = np.bincount(flat, minlength=size)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan).reshape(MAP_BINS)
+    inside = read("model_implied_mask") > 0
+    made, true = (
+        np.where(inside, read(f"{name}_effect"), np.nan) for name in ("model_implied", "truth")
+    )
+    return {"map": made.tolist(), "true_map": true.tolist()}
 
 
 def show(results: list[dict[str, Any]]) -> None:

@@ -118,7 +118,7 @@ class Checks:
         )
 
     def _write_card(self, fold: int, found: Validation) -> None:
-        from dgmvlc_cli.generators.card import model_card
+        from dgmvlc_cli.report.card import model_card
 
         folder = self.ws.fold(self.settings.train.model, fold)
         trained = (workspace.read_json(folder / "train.json") or {}).get("inputs", {})
