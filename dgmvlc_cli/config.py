@@ -172,7 +172,7 @@ class TrainSettings(Section):
     @model_validator(mode="after")
     def _paper_is_a_diffusion(self) -> TrainSettings:
         if self.preset == "paper" and self.model != "diffusion":
-            raise ValueError('preset "paper" is a diffusion model: set model = "diffusion" too')
+            raise ValueError('preset "paper" is a diffusion, so model must be "diffusion"')
         return self
 
 
@@ -314,8 +314,11 @@ def explain(error: ValidationError, source: str) -> tuple[str, str]:
         return f"Unknown key `{place}` in {source}.", hint
     if first["type"] == "missing":
         return f"Key `{place}` is missing in {source}.", "Add it, or run `dgmvlc init` again."
-    reason = first["msg"][0].lower() + first["msg"][1:]
-    return f"`{place}` in {source}: {reason}, got {first['input']!r}.", "Correct the value."
+    reason = first["msg"].removeprefix("Value error, ")
+    reason = reason[0].lower() + reason[1:]
+    # A whole section is no news; the reason names what in it does not fit together.
+    got = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
+    return f"`{place}` in {source}: {reason}{got}.", "Correct the value."
 
 
 def known_keys(location: tuple[str | int, ...]) -> list[str]:

@@ -112,3 +112,11 @@ def test_settings_written_by_the_toolkit_read_back_the_same(tmp_path):
     path = tmp_path / "dgmvlc.toml"
     path.write_text(settings_toml(settings))
     assert load_settings(path) == settings
+
+
+def test_the_papers_preset_asks_for_its_model_in_one_short_line():
+    with pytest.raises(UsageError, match='model must be "diffusion"') as raised:
+        parse_settings({**MINIMAL, "train": {"preset": "paper"}}, "x")
+    assert len(raised.value.message) < 100
+    settings = parse_settings({**MINIMAL, "train": {"preset": "paper", "model": "diffusion"}}, "x")
+    assert settings.preset.wavelet_levels == 0
