@@ -532,7 +532,7 @@ def restore(
         typer.Option("--kind", help="hu, difference or mask (default: from name and type)."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder to write to (default: restored/sub-X).")
+        Path | None, typer.Option("--out", help="Folder to write to (default: below restored/).")
     ] = None,
     force: ForceOption = False,
     dry_run: DryRunOption = False,

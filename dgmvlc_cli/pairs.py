@@ -89,7 +89,7 @@ class PairPlan:
 
     def difference_path(self, seed: int) -> Path:
         """Target less reference arm, HU."""
-        name = f"sub-{slug(self.subject)}_diff_seed-{seed}_ct.nii.gz"
+        name = f"sub-{slug(self.subject)}_seed-{seed}_difference.nii.gz"
         return self.folder / f"sub-{slug(self.subject)}" / name
 
     @property

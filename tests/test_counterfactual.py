@@ -138,7 +138,7 @@ def test_chosen_subjects_and_their_differences(root):
             read_volume(root / row[f"{arm}_path"]).hu for arm in ("reference", "target")
         )
         folder = (root / row["target_path"]).parent
-        (path,) = folder.glob("*_diff_seed-0_ct.nii.gz")
+        (path,) = folder.glob("*_seed-0_difference.nii.gz")
         assert (read_volume(path).hu == target - reference).all()
     said = dgmvlc("counterfactual", "--subjects", "ph-9999", "-w", str(root), expect=2).stderr
     assert "ph-9999" in said and "subjects.tsv" in said

@@ -32,7 +32,8 @@ def restore(
     A scan whose tilt or gaps were corrected has no grid of its own; there it is the corrected one.
     """
     made = []
-    jobs = [_job(ws, path, subject, out) for path in files]
+    jobs = [_job(ws, path, subject, out) for path in dict.fromkeys(files)]
+    _refuse_one_place_for_two(jobs)
     if run.dry_run:
         return dry_run("restore", [f"{path} -> {target}" for path, target, _ in jobs])
     with run.reporter.track("restore", len(jobs)) as advance:
@@ -48,6 +49,18 @@ def restore(
     return StageResult(
         stage="restore", summary=summary, facts={"files": [str(target) for _, target, _ in jobs]}
     )
+
+
+def _refuse_one_place_for_two(jobs: list[tuple[Path, Path, dict[str, Any]]]) -> None:
+    """Volumes of different models and contrasts share their names."""
+    sources: dict[Path, Path] = {}
+    for path, target, _ in jobs:
+        if target in sources:
+            raise UsageError(
+                f"{sources[target]} and {path} would both be written to {target}.",
+                "Leave --out away, so that results lie as their sources do, or restore one by one.",
+            )
+        sources[target] = path
 
 
 def _job(
@@ -68,7 +81,9 @@ def _job(
             f"{path}: no preprocessed scan of subject {name or '(unknown)'} in {ws.root}.",
             "Name its --subject, or run `dgmvlc preprocess` again.",
         )
-    folder = out or ws.root / "restored" / f"sub-{name}"
+    within, root = path.resolve().parent, ws.root.resolve()
+    inside = within.relative_to(root) if within.is_relative_to(root) else Path(f"sub-{name}")
+    folder = out or ws.root / "restored" / inside
     return path, folder / f"{stem(path.name)}{SUFFIX}.nii.gz", record
 
 

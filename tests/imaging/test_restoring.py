@@ -45,7 +45,7 @@ def restored(root: Path, *arguments: str) -> tuple[sitk.Image, sitk.Image]:
     folder = root / "images" / "sub-s1"
     files = [str(folder / f"sub-s1_{what}.nii.gz") for what in ("ct", "mask")]
     dgmvlc("restore", *files, "-w", str(root), *arguments)
-    out = root / "restored" / "sub-s1"
+    out = root / "restored" / "images" / "sub-s1"
     ct, mask = (
         sitk.ReadImage(str(out / f"sub-s1_{what}_space-scan.nii.gz")) for what in ("ct", "mask")
     )
@@ -103,13 +103,30 @@ def test_what_is_restored_already_is_kept_and_foreign_files_are_refused(study, t
 def test_a_difference_is_zero_where_it_does_not_reach(study):
     root, _ = study
     dgmvlc("preprocess", "--spacing", "8", "-w", str(root), "--workers", "1")
-    folder = root / "images" / "sub-s1"
-    ct = sitk.ReadImage(str(folder / "sub-s1_ct.nii.gz"))
+    ct = sitk.ReadImage(str(root / "images" / "sub-s1" / "sub-s1_ct.nii.gz"))
+    folder = Path("counterfactuals", "flow", "smoking", "sub-s1")  # what counterfactual writes
+    (root / folder).mkdir(parents=True)
     change = sitk.Cast(ct, sitk.sitkFloat32) * 0 - 25.5
-    sitk.WriteImage(change, str(folder / "sub-s1_difference.nii.gz"))
-    dgmvlc("restore", str(folder / "sub-s1_difference.nii.gz"), "-w", str(root))
-    path = root / "restored" / "sub-s1" / "sub-s1_difference_space-scan.nii.gz"
+    sitk.WriteImage(change, str(root / folder / "sub-s1_seed-0_difference.nii.gz"))
+    dgmvlc("restore", str(root / folder / "sub-s1_seed-0_difference.nii.gz"), "-w", str(root))
+    path = root / "restored" / folder / "sub-s1_seed-0_difference_space-scan.nii.gz"
     values = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
     assert values.dtype == np.float32
     assert values.min() == pytest.approx(-25.5) and values.max() == 0
     assert 0.1 < (values < -25).mean() < 1
+
+
+def test_results_of_one_name_do_not_overwrite_each_other(study):
+    root, _ = study
+    dgmvlc("preprocess", "--spacing", "8", "-w", str(root), "--workers", "1")
+    ct = root / "images" / "sub-s1" / "sub-s1_ct.nii.gz"
+    twins = [root / "counterfactuals" / model / ct.name for model in ("flow", "gan")]
+    for twin in twins:
+        twin.parent.mkdir(parents=True)
+        twin.write_bytes(ct.read_bytes())
+    asked = ("restore", *map(str, twins), "-w", str(root))
+    said = dgmvlc(*asked, "--out", str(root / "out"), expect=2).stderr
+    assert "would both be written" in said
+    dgmvlc(*asked)
+    back = list((root / "restored" / "counterfactuals").glob("*/*_space-scan.nii.gz"))
+    assert len(back) == len(twins)
