@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--planted", type=int, default=8, help="cohorts with a planted effect")
     parser.add_argument("--null", type=int, default=8, help="cohorts without any")
+    parser.add_argument("--first-seed", type=int, default=0, help="of the cohorts, both kinds")
     parser.add_argument("--effect-hu", type=float, default=PLANTED_HU)
     parser.add_argument("--model", default="flow")
     parser.add_argument("--fusion", default="affine")
@@ -40,8 +41,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     chosen = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    wanted = [(seed, chosen.effect_hu) for seed in range(chosen.planted)]
-    wanted += [(seed, 0.0) for seed in range(chosen.null)]
+    first = chosen.first_seed
+    wanted = [(seed, chosen.effect_hu) for seed in range(first, first + chosen.planted)]
+    wanted += [(seed, 0.0) for seed in range(first, first + chosen.null)]
     with ProcessPoolExecutor(chosen.jobs) as pool:
         results = list(pool.map(partial(result, chosen), wanted))
     name = f"recovery-{chosen.model}-{chosen.fusion}"
