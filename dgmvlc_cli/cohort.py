@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,9 @@ from dgmvlc_cli.text.describe import rows_of_prompts
 from dgmvlc_cli.text.edits import edit_value
 from dgmvlc_cli.text.schema import Schema
 from dgmvlc_cli.workspace import Workspace
+
+if TYPE_CHECKING:
+    from dgmvlc_cli.imaging.identity import Identity
 
 LEAST_SUBJECTS_PER_FOLD = 4
 
@@ -95,12 +99,9 @@ def _in_order(schema: Schema, columns: list[str]) -> Schema:
 
 def described_inputs(ws: Workspace, settings: Settings) -> dict[str, Any]:
     """What the sentences are made from, besides the seed and the number of placebos."""
-    from dgmvlc_cli.imaging.identity import workspace_identity
-    from dgmvlc_cli.stages.preprocess import key_path
-
     schema = settings.require_schema()
     assert settings.table is not None
-    identity = workspace_identity(key_path(ws, settings), settings.scans.pseudonyms)
+    identity = identity_of(ws, settings)
     return {
         "table_sha256": workspace.sha256_file(ws.root / settings.table.path),
         "names": identity.series("names") if identity.pseudonymous else "as they are",
@@ -108,6 +109,37 @@ def described_inputs(ws: Workspace, settings: Settings) -> dict[str, Any]:
         "schema": schema.model_dump(mode="json"),
         "studied": studied_attribute(settings, schema),
     }
+
+
+def clinical_table(ws: Workspace, settings: Settings) -> pd.DataFrame:
+    """The clinical table as it is, every cell text."""
+    from dgmvlc_cli.text.table import read_table
+
+    assert settings.table is not None
+    return read_table(ws.root / settings.table.path, settings.table.sheet)
+
+
+def clinical_ids(ws: Workspace, settings: Settings, table: pd.DataFrame) -> pd.Series:
+    """The id of every row, as the workspace names its subjects."""
+    from dgmvlc_cli.text.cleaning import check_column, table_ids
+
+    column = settings.require_schema().id_column
+    check_column(column, table)
+    return table_ids(table, column).map(identity_of(ws, settings).subject)
+
+
+def key_path(ws: Workspace, settings: Settings) -> Path:
+    """The file that says who is behind the pseudonyms."""
+    from dgmvlc_cli.imaging.identity import default_key
+
+    return ws.root / settings.scans.key if settings.scans.key else default_key(ws.root)
+
+
+def identity_of(ws: Workspace, settings: Settings) -> Identity:
+    """How the workspace names its subjects."""
+    from dgmvlc_cli.imaging.identity import workspace_identity
+
+    return workspace_identity(key_path(ws, settings), settings.scans.pseudonyms)
 
 
 def as_of_now(made_from: dict[str, Any]) -> dict[str, Any]:
@@ -121,12 +153,18 @@ def as_of_now(made_from: dict[str, Any]) -> dict[str, Any]:
 
 def training_inputs(ws: Workspace, cohort: Cohort, subjects: list[str]) -> dict[str, str]:
     """Fingerprints of the scans and sentences that a model is trained on."""
-    records = [workspace.read_json(ws.sidecar_path(one)) or {} for one in subjects]
-    scans = {one: r.get("fingerprint") for one, r in zip(subjects, records, strict=True)}
     return {
-        "scans": workspace.fingerprint(scans),
+        "scans": scans_fingerprint(ws, subjects),
         "sentences": workspace.fingerprint({"said": list(cohort.sentences[subjects])}),
     }
+
+
+def scans_fingerprint(ws: Workspace, subjects: list[str]) -> str:
+    """Fingerprint of the preprocessed scans of some subjects."""
+    records = [workspace.read_json(ws.sidecar_path(one)) or {} for one in subjects]
+    return workspace.fingerprint(
+        {one: r.get("fingerprint") for one, r in zip(subjects, records, strict=True)}
+    )
 
 
 def ready_subjects(ws: Workspace) -> list[str]:

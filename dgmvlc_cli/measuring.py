@@ -14,15 +14,14 @@ from dgmvlc_cli.analysis.contrasts import Contrast
 from dgmvlc_cli.analysis.looks import Pair, PairSummary, summarise
 from dgmvlc_cli.analysis.maps import Sampler
 from dgmvlc_cli.analysis.measures import measure, wasserstein_hu
+from dgmvlc_cli.analysis.readings import MEASURE_COLUMNS, OBSERVED
 from dgmvlc_cli.analysis.zones import regions
 from dgmvlc_cli.generators.grid import place
 from dgmvlc_cli.imaging.volume import Volume, read_labels, read_volume
 from dgmvlc_cli.workspace import Workspace
 
-COLUMNS = ("subject", "fold", "seed", "arm", "region", "measure", "value", "unit", "reason")
 DISTANCE_COLUMNS = ("subject", "fold", "seed", "contrast", "region", "measure", "value", "unit")
 DISTANCE_REGIONS = ("lungs", "upper", "middle", "lower")
-OBSERVED = "observed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,5 +185,7 @@ def distances_table(looks: Sequence[Look]) -> pd.DataFrame:
 
 def measures_table(looks: Sequence[Look]) -> pd.DataFrame:
     """measures.tsv: the rows of every look, by subject, arm and draw."""
-    table = pd.DataFrame([row for look in looks for row in look.rows], columns=list(COLUMNS))
+    table = pd.DataFrame(
+        [row for look in looks for row in look.rows], columns=list(MEASURE_COLUMNS)
+    )
     return table.sort_values(["subject", "arm", "seed"], kind="stable", ignore_index=True)

@@ -243,14 +243,19 @@ MOVED_REGIONS = ("lungs", *CONTROL_REGIONS)
 
 
 def moved_hu(
-    one: np.ndarray, other: np.ndarray, labels: np.ndarray, spacing_mm: tuple[float, float, float]
+    one: np.ndarray,
+    other: np.ndarray,
+    labels: np.ndarray,
+    spacing_mm: tuple[float, float, float],
+    scan_hu: np.ndarray,
 ) -> dict[str, float]:
     """Mean absolute difference of two images in the lungs and in each negative control, HU.
 
-    one, other: (z, y, x) HU.  labels: (z, y, x) Tissue.  A region that is absent is NaN.
+    one, other: (z, y, x) HU.  labels: (z, y, x) Tissue.  scan_hu: the real scan, from which muscle
+    and fat are cut.  A region that is absent is NaN.
     """
     difference = np.abs(np.asarray(one, np.float64) - other)
-    masks = regions(labels, spacing_mm, MOVED_REGIONS)
+    masks = regions(labels, spacing_mm, MOVED_REGIONS, scan_hu)
     return {name: float(difference[m].mean()) if m.any() else np.nan for name, m in masks.items()}
 
 

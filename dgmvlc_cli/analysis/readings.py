@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import pandas as pd
@@ -64,15 +65,8 @@ class Readings:
 
         A seed whose measure failed in one arm counts in neither.  Both are empty without pairs.
         """
-        reference, target = (self._arm(name) for name in contrast.arms)
-        both = reference.index.intersection(target.index)
-        reference, target = reference.loc[both], target.loc[both]
-        complete = reference.notna() & target.notna()
-        keys = ["subject", "fold"]
-        return (
-            reference.where(complete).groupby(level=keys).mean(),
-            target.where(complete).groupby(level=keys).mean(),
-        )
+        reference, target = self.arms_by_fold(contrast.arms)
+        return reference, target
 
     def seed_spread(self, contrast: Contrast) -> pd.Series:
         """Outcome -> SD of the difference between noise seeds of one subject; NaN with one seed."""
@@ -92,16 +86,19 @@ class Readings:
         All have the subjects that occur in every arm; [] where an arm is lacking.
         """
         tables = self.arms_by_fold(arms)
-        return _levelled(tables) if tables else []
+        return [] if tables[0].empty else _levelled(tables)
 
     def arms_by_fold(self, arms: Sequence[str]) -> list[pd.DataFrame]:
-        """Several arms as (subject, fold) x outcome, averaged over seeds, rows in all of them."""
+        """Several arms as (subject, fold) x outcome, averaged over seeds, rows in all of them.
+
+        A seed whose measure failed in one arm counts in none: the arms share their noise.
+        """
+        tables = [self._arm(name) for name in arms]
+        shared = reduce(pd.Index.intersection, [table.index for table in tables])
+        tables = [table.loc[shared] for table in tables]
+        complete = reduce(pd.DataFrame.__and__, [table.notna() for table in tables])
         keys = ["subject", "fold"]
-        tables = [self._arm(name).groupby(level=keys).mean() for name in arms]
-        shared = tables[0].index
-        for table in tables[1:]:
-            shared = shared.intersection(table.index)
-        return [table.loc[shared] for table in tables] if len(shared) else []
+        return [table.where(complete).groupby(level=keys).mean() for table in tables]
 
     def of_subjects(self, subjects: Collection[str]) -> Readings:
         """Generated arms of these subjects only; the real scans stay as they are."""

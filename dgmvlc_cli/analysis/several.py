@@ -19,6 +19,7 @@ from dgmvlc_cli.analysis.effects import (
     effect_rows,
     model_implied,
     observed,
+    student,
 )
 from dgmvlc_cli.analysis.levels import LevelSplit
 from dgmvlc_cli.analysis.mixed import fit_mixed
@@ -70,7 +71,8 @@ def level_effects(
         for pair in pairs:
             found = dict.fromkeys(readings.outcomes, said)
             parts.append(effect_rows(readings, pair, "debiased_levels", found))
-        return adjust(pd.concat(parts, ignore_index=True)), pd.DataFrame()
+        no_overlap = pd.DataFrame(columns=list(several_levels.OVERLAP_COLUMNS))
+        return adjust(pd.concat(parts, ignore_index=True)), no_overlap
     rng = generator(seed, attribute, *names, "cross-fitting")
     splits = several_levels.level_splits(subjects.codes.to_numpy(), subjects.x.to_numpy(), rng)
     results = _debias_levels(readings, subjects, splits, helped)
@@ -108,10 +110,9 @@ def _debias_levels(
     for fit in fits.values():
         found: dict[Outcome, Estimate] = dict.fromkeys(readings.outcomes, absent)
         for j, outcome in enumerate(np.flatnonzero(complete)):
-            half = stats.t.ppf((1 + CONFIDENCE) / 2, fit.dof[j]) * fit.se[j]
-            p = 2 * stats.t.sf(abs(fit.effect[j]) / fit.se[j], fit.dof[j])
+            effect, half, p = student(fit, j)
             found[readings.outcomes[outcome]] = Estimate.around(
-                len(y), float(fit.effect[j]), float(half), float(p), f"{method}, {said}"
+                len(y), effect, half, p, f"{method}, {said}"
             )
         results.append(found)
     return results
@@ -154,9 +155,9 @@ def dose_response(
     }
     rows = []
     for j, (outcome, unit) in enumerate(readings.units.items()):
-        response = np.column_stack([arm.iloc[:, j] for arm in arms]) if arms else np.empty((0, 1))
+        response = np.column_stack([arm.iloc[:, j] for arm in arms])
         known = np.isfinite(response).all(axis=1)
-        fold = arms[0].index.get_level_values("fold").to_numpy()[known] if arms else np.empty(0)
+        fold = arms[0].index.get_level_values("fold").to_numpy()[known]
         for kind, value, said, units in _responses(response[known], fold, dose, unit):
             rows.append((*outcome, attribute, kind, value, *_numbers(said), units, said.method))
         for kind, found in real.items():

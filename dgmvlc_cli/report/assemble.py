@@ -13,9 +13,9 @@ from dgmvlc_cli import workspace
 from dgmvlc_cli.analysis.contrasts import Contrast
 from dgmvlc_cli.analysis.maps import SMOOTHING_MM
 from dgmvlc_cli.analysis.permutation import FLIPS, TFCE_FLIPS
+from dgmvlc_cli.analysis.readings import OBSERVED
 from dgmvlc_cli.cohort import Cohort, model_grid
 from dgmvlc_cli.config import Settings
-from dgmvlc_cli.measuring import OBSERVED
 from dgmvlc_cli.workspace import Workspace
 
 FIT_REGIONS = ("lungs", "upper", "middle", "lower", "airway", "body")
@@ -147,6 +147,7 @@ def methods_facts(
         "analyze": {
             "covariates": covariates,
             "estimand": "overlap",
+            "helped": settings.counterfactual.source == "mask",
             "standard_errors": "HC3",
             "adjustment": "Benjamini-Hochberg",
             "map_flips": FLIPS,

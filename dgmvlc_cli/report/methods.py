@@ -310,8 +310,7 @@ def _analyze(facts: Facts, contents: ReportContents) -> Iterable[str]:
     weights = ", with overlap weights [li2018]" if facts.get("estimand") == "overlap" else ""
     yield (
         "The debiased effect is cross-fitted augmented inverse-probability weighting "
-        f"[robins1994, chernozhukov2018]{weights}; the generator's out-of-fold prediction helps "
-        "the outcome regression and never replaces it."
+        f"[robins1994, chernozhukov2018]{weights}; {_help(facts)}."
     )
     yield "The same models and estimators were applied to every placebo attribute."
     if "adjustment" in facts:
@@ -319,6 +318,15 @@ def _analyze(facts: Facts, contents: ReportContents) -> Iterable[str]:
         yield f"p-values were adjusted over the declared family ({facts['adjustment']}{source})."
     if "map_flips" in facts:
         yield from _map_sentences(facts)
+
+
+def _help(facts: Facts) -> str:
+    if facts.get("helped", True):
+        return (
+            "the generator's out-of-fold prediction helps the outcome regression and never "
+            "replaces it"
+        )
+    return "the generator has no part in it, since its arms were made from the scan itself"
 
 
 def _map_sentences(facts: Facts) -> Iterable[str]:

@@ -136,23 +136,27 @@ def _sidecar(
     contrasts: list[Contrast],
     adjusted: list[str],
 ) -> Sidecar:
-    """What the analysis depends on: pairs, scans, sentences, and how it is done."""
+    """What the analysis depends on, and how it is done."""
+    inputs = {**read_inputs(ws, settings, contrasts), "covariates": adjusted}
+    names = ("measures", "effects", "verdicts", "statistics", "distances", "maps")
+    outputs = (*(folder / f"{name}.tsv" for name in names), folder / "report.html")
+    return Sidecar(path=folder / "analysis.json", inputs=inputs, outputs=outputs)
+
+
+def read_inputs(ws: Workspace, settings: Settings, contrasts: list[Contrast]) -> dict[str, Any]:
+    """Fingerprints of what is read of the pairs of some contrasts: also scans, rows and truth."""
     from dgmvlc_cli.pairs import folder_name
 
     name, truth = settings.train.model, settings.analyze.truth
     tables = [ws.contrast(name, folder_name(settings, one)) / "pairs.tsv" for one in contrasts]
-    inputs = {
+    return {
         "pairs": workspace.sha256_files(tables),
         "scans": workspace.sha256_file(ws.subjects_path),
         "sentences": workspace.sha256_file(ws.prompts_path),
         "truth": workspace.sha256_file(_truth_path(ws, truth)) if truth else None,
-        "covariates": adjusted,
         "seed": settings.seed,
         "version": __version__,
     }
-    names = ("measures", "effects", "verdicts", "statistics", "distances", "maps")
-    outputs = (*(folder / f"{name}.tsv" for name in names), folder / "report.html")
-    return Sidecar(path=folder / "analysis.json", inputs=inputs, outputs=outputs)
 
 
 def _write_tables(folder: Path, found: Findings) -> None:

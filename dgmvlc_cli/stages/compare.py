@@ -40,7 +40,8 @@ def compare(ws: Workspace, settings: Settings, run: Run, names: list[str]) -> St
             f"{len(folders)} different analyses were named; from 2 to {MOST} can be compared.",
             f"Known here: {', '.join(_known(ws)) or 'none'}.",
         )
-    out = ws.root / "analysis" / "compare" / "_and_".join(slug(one.name) for one in folders)
+    named = "_and_".join(slug(f"{one.parent.name}_{one.name}") for one in folders)
+    out = ws.root / "analysis" / "compare" / named
     if run.dry_run:
         return dry_run("compare", [f"{len(folders)} analyses -> {out}"])
     analyses = [_read(folder, out, folders) for folder in folders]

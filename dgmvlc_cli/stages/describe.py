@@ -72,16 +72,14 @@ class Described:
 
 def read_rows(ws: Workspace, settings: Settings) -> Described:
     """Read and clean the table, add the placebos, write the sentences; nothing is saved."""
-    from dgmvlc_cli.cohort import studied_attribute
+    from dgmvlc_cli.cohort import clinical_table, studied_attribute
     from dgmvlc_cli.text.cleaning import clean
     from dgmvlc_cli.text.describe import prompts_table
     from dgmvlc_cli.text.placebos import add_placebos, make_placebos
-    from dgmvlc_cli.text.table import read_table
 
     schema = settings.require_schema()
     assert settings.table is not None
-    table = read_table(ws.root / settings.table.path, settings.table.sheet)
-    cleaned = _named(ws, settings, clean(table, schema))
+    cleaned = _named(ws, settings, clean(clinical_table(ws, settings), schema))
     used, unmatched = _match(ws, cleaned.rows)
     studied = studied_attribute(settings, schema)
     placebos, records = make_placebos(used[studied], settings.study.placebos, settings.seed)
@@ -100,10 +98,9 @@ def read_rows(ws: Workspace, settings: Settings) -> Described:
 
 def _named(ws: Workspace, settings: Settings, cleaned: Cleaned) -> Cleaned:
     """The table under the names that the workspace gives its subjects."""
-    from dgmvlc_cli.imaging.identity import workspace_identity
-    from dgmvlc_cli.stages.preprocess import key_path
+    from dgmvlc_cli.cohort import identity_of
 
-    named = workspace_identity(key_path(ws, settings), settings.scans.pseudonyms).subject
+    named = identity_of(ws, settings).subject
     out, dropped = cleaned.exclusions, cleaned.dropped
     return replace(
         cleaned,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from dgmvlc_cli import __version__, parallel, workspace
+from dgmvlc_cli import parallel, workspace
 from dgmvlc_cli.cohort import Question
 from dgmvlc_cli.config import Settings
 from dgmvlc_cli.stages.base import Run, StageResult, dry_run
@@ -33,7 +33,7 @@ def evaluate(
     from dgmvlc_cli.cohort import asked_contrasts, load_cohort
     from dgmvlc_cli.measuring import measures_table
     from dgmvlc_cli.pairs import folder_name
-    from dgmvlc_cli.stages.analyze import look_at_arms, read_pairs
+    from dgmvlc_cli.stages.analyze import look_at_arms, read_inputs, read_pairs
 
     cohort = load_cohort(ws, settings)
     contrast = asked_contrasts(settings, cohort, question)[-1]
@@ -41,10 +41,7 @@ def evaluate(
     path = ws.analysis(settings.train.model, folder_name(settings, contrast)) / "evaluation.tsv"
     if run.dry_run:
         return dry_run("evaluate", [f"{len(pairs)} pairs -> {path}"])
-    table_of_pairs = (
-        ws.contrast(settings.train.model, folder_name(settings, contrast)) / "pairs.tsv"
-    )
-    inputs = {"pairs": workspace.sha256_file(table_of_pairs), "version": __version__}
+    inputs = read_inputs(ws, settings, [contrast])
     sidecar = Sidecar(path=path.with_suffix(".json"), inputs=inputs, outputs=(path,))
     if not sidecar.is_current() or run.force:
         clock = Stopwatch()
@@ -107,8 +104,9 @@ def moved_in_pair(task: tuple[Workspace, dict[str, Any]]) -> dict[str, Any]:
     subject = str(row["subject"])
     scan, mask = read_volume(ws.ct_path(subject)), read_labels(ws.mask_path(subject))
     grid, spacing_mm = reference.hu.shape, reference.spacing_mm
-    _, labels = place(scan, mask, grid, spacing_mm[0])
-    return {"subject": subject, **moved_hu(reference.hu, target.hu, labels, spacing_mm)}
+    scan, labels = place(scan, mask, grid, spacing_mm[0])
+    moved = moved_hu(reference.hu, target.hu, labels, spacing_mm, scan.hu)
+    return {"subject": subject, **moved}
 
 
 def _reversibility(cohort: Cohort, contrast: Contrast, pairs: pd.DataFrame) -> pd.DataFrame:

@@ -102,12 +102,10 @@ def _refuse_foreign(sibling: Workspace) -> None:
 
 def _ready(ws: Workspace, settings: Settings) -> list[str]:
     """Subjects with a preprocessed scan and a row."""
-    from dgmvlc_cli.cohort import ready_subjects
+    from dgmvlc_cli.cohort import clinical_ids, clinical_table, ready_subjects
 
-    ready = set(ready_subjects(ws))
-    rows = _raw_table(ws, settings)
-    ids = rows[settings.require_schema().id_column].str.strip()
-    subjects = sorted(ready & set(ids))
+    ids = clinical_ids(ws, settings, clinical_table(ws, settings))
+    subjects = sorted(set(ready_subjects(ws)) & set(ids))
     if len(subjects) < 2:
         raise DgmvlcError(
             f"{len(subjects)} subjects have both a usable scan and a row of the table.",
@@ -116,25 +114,17 @@ def _ready(ws: Workspace, settings: Settings) -> list[str]:
     return subjects
 
 
-def _raw_table(ws: Workspace, settings: Settings) -> pd.DataFrame:
-    from dgmvlc_cli.text.table import read_table
-
-    assert settings.table is not None
-    return read_table(ws.root / settings.table.path)
-
-
 def _sidecar(
     ws: Workspace, settings: Settings, sibling: Workspace, plant: Plant, subjects: list[str]
 ) -> Sidecar:
+    from dgmvlc_cli.cohort import scans_fingerprint
+
     assert settings.table is not None
-    records = [workspace.read_json(ws.sidecar_path(one)) or {} for one in subjects]
     inputs = {
         **asdict(plant),
         "seed": settings.seed,
         "source": str(ws.root.resolve()),
-        "scans": workspace.fingerprint(
-            {one: r.get("fingerprint") for one, r in zip(subjects, records, strict=True)}
-        ),
+        "scans": scans_fingerprint(ws, subjects),
         "table": workspace.sha256_file(ws.root / settings.table.path),
         "settings": workspace.fingerprint(settings.model_dump(mode="json", by_alias=True)),
     }
@@ -188,12 +178,19 @@ def _write_scans(tasks: list[PlantTask], run: Run) -> pd.DataFrame:
 def _table(
     ws: Workspace, settings: Settings, subjects: list[str], chosen: frozenset[str]
 ) -> pd.DataFrame:
-    """The user's rows as they are, ids as the sibling's files are named, and who carries it."""
+    """The user's rows, ids as the sibling's files are named, and who carries it.
+
+    Under pseudonyms only the columns that the schema uses go along: the others may name people.
+    """
+    from dgmvlc_cli.cohort import clinical_ids, clinical_table, identity_of
     from dgmvlc_cli.planting import ATTRIBUTE, WITH, WITHOUT
 
-    rows, id_column = _raw_table(ws, settings), settings.require_schema().id_column
-    ids = rows[id_column].str.strip()
+    schema, rows = settings.require_schema(), clinical_table(ws, settings)
+    id_column, ids = schema.id_column, clinical_ids(ws, settings, rows)
     rows, ids = rows[ids.isin(subjects)], ids[ids.isin(subjects)]
+    if identity_of(ws, settings).pseudonymous:
+        used = {id_column, schema.scan_date, *(one.column for one in schema.attributes.values())}
+        rows = rows[[name for name in rows.columns if name in used]]
     named: dict[str, pd.Series] = {
         id_column: ids.map(workspace.slug),
         ATTRIBUTE: ids.map(lambda one: WITH if one in chosen else WITHOUT),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from dgmvlc_cli import parallel, workspace
+from dgmvlc_cli.cohort import key_path
 from dgmvlc_cli.config import Settings
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.stages.base import Run, StageResult, dry_run
@@ -82,13 +83,6 @@ def find_scans(ws: Workspace, settings: Settings) -> tuple[Survey, Identity]:
     return choose(collected, settings.scans.choose, identity), identity
 
 
-def key_path(ws: Workspace, settings: Settings) -> Path:
-    """The file that says who is behind the pseudonyms."""
-    from dgmvlc_cli.imaging.identity import default_key
-
-    return ws.root / settings.scans.key if settings.scans.key else default_key(ws.root)
-
-
 def prepare_scan(task: ScanTask) -> dict[str, Any]:
     """Prepare one scan unless it is current; returns its row of subjects.tsv."""
     from dgmvlc_cli.imaging.masks import find_masks
@@ -129,18 +123,20 @@ def _subject_rule(ws: Workspace, settings: Settings) -> SubjectRule:
 
 def _scan_column(ws: Workspace, settings: Settings) -> dict[str, str]:
     """What the table's rows say about their scans -> the ids of the rows."""
-    from dgmvlc_cli.text.table import read_table
+    from dgmvlc_cli.cohort import clinical_table
+    from dgmvlc_cli.text.cleaning import check_column, table_ids
 
-    schema, column = settings.require_schema(), settings.scans.subject_column
-    assert settings.table is not None
-    table = read_table(ws.root / settings.table.path)
+    id_column, column = settings.require_schema().id_column, settings.scans.subject_column
+    table = clinical_table(ws, settings)
     if not column or column not in table:
         raise UsageError(
             f"subject_column {column!r} is not a column of the table.",
             f"Name one of these under [scans]: {', '.join(table.columns)}.",
         )
-    named = table[table[column] != ""]
-    return dict(zip(named[column], named[schema.id_column], strict=True))
+    check_column(id_column, table)
+    named = table[column] != ""
+    ids = table_ids(table, id_column)
+    return dict(zip(table.loc[named, column], ids[named], strict=True))
 
 
 def _scan_task(

@@ -56,6 +56,7 @@ def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     notes = []
     checks = Checks(ws, settings, cohort, assigned, images, embeddings, encoder)
+    run.reporter.note(f"to be checked on held-out subjects: {checks.contrast.text}")
     for job in jobs:
         notes.append(_train_one(ws, settings, run, *job, deadline=deadline))
         notes += [f"  {line}" for line in checks.words(job[0].fold, run)]

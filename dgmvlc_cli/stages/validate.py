@@ -11,7 +11,6 @@ import pandas as pd
 
 from dgmvlc_cli import workspace
 from dgmvlc_cli.config import Settings
-from dgmvlc_cli.errors import UsageError
 from dgmvlc_cli.stages.base import Run
 from dgmvlc_cli.workspace import Workspace
 
@@ -65,22 +64,23 @@ class Checks:
             self._held_out(fold),
             self._scans,
             self.cohort.rows,
-            self._contrast,
-            covariates(self.settings, self.cohort.schema, self._contrast),
+            self.contrast,
+            covariates(self.settings, self.cohort.schema, self.contrast),
             steps=self.settings.counterfactual.steps,
             seed=self.settings.seed,
         )
 
     @cached_property
-    def _contrast(self) -> Contrast:
+    def contrast(self) -> Contrast:
         """The study's contrast; of a number without one, its lower to its upper quartile."""
         from dgmvlc_cli.cohort import study_contrast
 
-        try:
-            return study_contrast(self.settings, self.cohort, None, None, None)
-        except UsageError:
-            low, high = self.cohort.rows[self.cohort.studied].quantile([0.25, 0.75])
-            return study_contrast(self.settings, self.cohort, self.cohort.studied, low, high)
+        study, name = self.settings.study, self.cohort.studied
+        unsaid = study.reference is None or study.target is None
+        if unsaid and self.cohort.schema.attribute(name).is_numeric:
+            low, high = self.cohort.rows[name].quantile([0.25, 0.75])
+            return study_contrast(self.settings, self.cohort, name, low, high)
+        return study_contrast(self.settings, self.cohort, None, None, None)
 
     @cached_property
     def _scans(self) -> pd.DataFrame:
@@ -102,7 +102,7 @@ class Checks:
             for one in subjects
             for text in arm_sentences(
                 {str(name): value for name, value in rows.loc[one].items()},
-                self._contrast,
+                self.contrast,
                 self.cohort.schema,
                 rows,
             )
@@ -122,5 +122,5 @@ class Checks:
 
         folder = self.ws.fold(self.settings.train.model, fold)
         trained = (workspace.read_json(folder / "train.json") or {}).get("inputs", {})
-        card = model_card(trained, found, int((self.folds != fold).sum()), self._contrast.text)
+        card = model_card(trained, found, int((self.folds != fold).sum()), self.contrast.text)
         workspace.write_text(folder / "README.md", card)

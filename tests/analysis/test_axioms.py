@@ -125,7 +125,8 @@ def test_movement_is_the_mean_absolute_difference_of_each_tissue():
     one = np.zeros(labels.shape)
     other = np.where(labels == Tissue.RIGHT_LUNG, -8.0, 0.0)
     other[0, 0, 0] = 36.0
-    moved = moved_hu(one, other, labels, (8.0, 8.0, 8.0))
+    scan = np.where(labels == Tissue.BODY, 50.0, -850.0)  # muscle, deep enough to be told
+    moved = moved_hu(one, other, labels, (8.0, 8.0, 8.0), scan)
     assert moved["lungs"] == 8 and moved["body"] == 0
     assert moved["outside"] == 1
     assert np.isnan(moved["airway"])

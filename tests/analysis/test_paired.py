@@ -94,7 +94,6 @@ def test_the_bootstrap_of_a_skewed_sample_leans_to_its_tail():
     got = paired.bootstrap(d, "HU", generator(0, "bootstrap"))
     assert got.ci_high - got.estimate > got.estimate - got.ci_low
     again = paired.bootstrap(d, "HU", generator(0, "bootstrap"))
-    assert got == again or np.isnan(got.p)
     assert (got.ci_low, got.ci_high) == (again.ci_low, again.ci_high)
 
 
