@@ -278,7 +278,10 @@ def train(
         str | None, typer.Option("--model", help="Generator family: flow, diffusion or gan.")
     ] = None,
     preset: Annotated[
-        str | None, typer.Option("--preset", help="micro, tiny, small or paper; see `dgmvlc info`.")
+        str | None,
+        typer.Option(
+            "--preset", help="micro, tiny, small, base, large or paper; see `dgmvlc info`."
+        ),
     ] = None,
     fusion: Annotated[
         str | None,

@@ -31,8 +31,8 @@ class Preset(BaseModel):
     """A grid and the network that fits it.
 
     grid: voxels (D, H, W).  spacing_mm: isotropic.  widths: channels per resolution of the
-    U-Net over wavelet coefficients.  memory_gb: peak while training on about a hundred
-    subjects, on a CPU in fp32, as measured; of `paper` an estimate.
+    U-Net over wavelet coefficients.  fixed_gb, bytes_per_voxel: memory that training takes on a
+    CPU in fp32, apart from the subjects and for each of them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,7 +43,8 @@ class Preset(BaseModel):
     widths: tuple[int, ...]
     batch_size: int
     steps: int
-    memory_gb: float
+    fixed_gb: float
+    bytes_per_voxel: float
 
 
 PRESETS: dict[str, Preset] = {
@@ -54,7 +55,8 @@ PRESETS: dict[str, Preset] = {
         widths=(16, 32),
         batch_size=8,
         steps=400,
-        memory_gb=0.9,
+        fixed_gb=1.0,
+        bytes_per_voxel=100.0,
     ),
     "tiny": Preset(
         grid=(40, 32, 40),
@@ -63,7 +65,8 @@ PRESETS: dict[str, Preset] = {
         widths=(32, 64, 96),
         batch_size=8,
         steps=450,
-        memory_gb=1.5,
+        fixed_gb=1.0,
+        bytes_per_voxel=100.0,
     ),
     "small": Preset(
         grid=(80, 64, 80),
@@ -72,7 +75,28 @@ PRESETS: dict[str, Preset] = {
         widths=(32, 64, 96, 128),
         batch_size=4,
         steps=4000,
-        memory_gb=4.0,
+        fixed_gb=1.0,
+        bytes_per_voxel=100.0,
+    ),
+    "base": Preset(
+        grid=(160, 128, 160),
+        spacing_mm=2.0,
+        wavelet_levels=2,
+        widths=(64, 128, 192, 256),
+        batch_size=4,
+        steps=6000,
+        fixed_gb=1.0,
+        bytes_per_voxel=100.0,
+    ),
+    "large": Preset(
+        grid=(256, 208, 256),
+        spacing_mm=1.25,
+        wavelet_levels=2,
+        widths=(64, 128, 192, 256),
+        batch_size=2,
+        steps=10000,
+        fixed_gb=1.0,
+        bytes_per_voxel=100.0,
     ),
     "paper": Preset(
         grid=(128, 128, 128),
@@ -81,7 +105,8 @@ PRESETS: dict[str, Preset] = {
         widths=(64, 128, 192, 256),
         batch_size=1,
         steps=50000,
-        memory_gb=40.0,
+        fixed_gb=1.0,
+        bytes_per_voxel=100.0,
     ),
 }
 
@@ -156,10 +181,11 @@ class TrainSettings(Section):
     folds: cross-fitting folds, one model each, never trained on the subjects it predicts.
     text_dropout: share of training sentences replaced by the cohort's mean sentence.
     max_minutes: stop after so long, at a checkpoint; the same command goes on from there.
+    precision: auto computes in bf16 on a GPU that has it, else in fp32.
     """
 
     model: Literal["flow", "diffusion", "gan"] = "flow"
-    preset: Literal["micro", "tiny", "small", "paper"] = "tiny"
+    preset: Literal["micro", "tiny", "small", "base", "large", "paper"] = "tiny"
     fusion: Literal["affine", "cross-attention", "both", "none"] = "affine"
     folds: int = Field(default=2, ge=2, le=20)
     steps: int | None = Field(default=None, ge=1)
@@ -168,6 +194,7 @@ class TrainSettings(Section):
     text_dropout: float = Field(default=0.1, ge=0, lt=1)
     checkpoint_seconds: float = Field(default=30.0, gt=0)
     max_minutes: float | None = Field(default=None, gt=0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
 
     @model_validator(mode="after")
     def _paper_is_a_diffusion(self) -> TrainSettings:

@@ -83,6 +83,15 @@ class Validation:
         return asdict(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What a model made of its held-out subjects: HU (n, D, H, W) under their own sentences, and
+    (n, 2, D, H, W) of the two arms."""
+
+    factual: np.ndarray
+    arms: np.ndarray
+
+
 def validate(
     generator: Generator,
     held: HeldOut,
@@ -93,16 +102,18 @@ def validate(
     *,
     steps: int,
     seed: int,
-) -> Validation:
-    """Calibration and obedience on held-out masks.
+) -> tuple[Validation, Made]:
+    """Calibration and obedience on held-out masks, and the volumes they were measured in.
 
     scans: rows of `scan_rows` of the whole cohort.  design: cleaned rows by subject.
     """
-    factual = _rows(generator, held, held.factual, FACTUAL, steps, seed)
-    arms = [
-        _rows(generator, held, held.arms[:, side], arm, steps, seed)
-        for side, arm in enumerate(contrast.arms)
-    ]
+    texts = (held.factual, held.arms[:, 0], held.arms[:, 1])
+    volumes = [_generated(generator, held, text, steps, seed) for text in texts]
+    spacing_mm = generator.conditioning.spacing_mm
+    factual, *arms = (
+        _measured(held.subjects, hu, held.labels, spacing_mm, arm, seed=0)
+        for hu, arm in zip(volumes, (FACTUAL, *contrast.arms), strict=True)
+    )
     real = scans[scans["subject"].isin(held.subjects)]
     model = _by_third(model_implied(pd.concat([scans, *arms]), contrast, seed))
     seen = observed(scans, design, contrast, covariates)
@@ -110,7 +121,7 @@ def validate(
     error = _lungs(factual, "mean_hu").mean() - _lungs(real, "mean_hu").mean()
     between, within = (_sd_ratio(factual, real, name) for name in MEASURES)
     intervals = seen[(seen["measure"] == "mean_hu") & seen["region"].isin(THIRDS)]
-    return Validation(
+    validation = Validation(
         subjects=len(held.subjects),
         mean_error_hu=float(error),
         sd_between=between,
@@ -120,6 +131,7 @@ def validate(
         obedience=_slope(model, found),
         detectable=bool(((intervals["ci_low"] > 0) | (intervals["ci_high"] < 0)).any()),
     )
+    return validation, Made(factual=volumes[0], arms=np.stack(volumes[1:], axis=1))
 
 
 def scan_rows(
@@ -129,9 +141,9 @@ def scan_rows(
     return _measured(subjects, hu, labels, spacing_mm, OBSERVED, seed=None)
 
 
-def _rows(
-    generator: Generator, held: HeldOut, text: np.ndarray, arm: str, steps: int, seed: int
-) -> pd.DataFrame:
+def _generated(
+    generator: Generator, held: HeldOut, text: np.ndarray, steps: int, seed: int
+) -> np.ndarray:
     shape = generator.noise_shape()
     made = [
         generator.generate(
@@ -142,8 +154,7 @@ def _rows(
         )
         for start in range(0, len(held.subjects), BATCH)
     ]
-    spacing_mm = generator.conditioning.spacing_mm
-    return _measured(held.subjects, np.concatenate(made), held.labels, spacing_mm, arm, seed=0)
+    return np.concatenate(made)
 
 
 def _measured(

@@ -60,7 +60,7 @@ def cohort() -> tuple[HeldOut, pd.DataFrame, pd.DataFrame]:
 
 
 def test_a_model_that_obeys_is_found_calibrated_and_obedient(cohort):
-    found = validate(Knows(1.0), *cohort, CONTRAST, ["age"], steps=2, seed=0)
+    found, _ = validate(Knows(1.0), *cohort, CONTRAST, ["age"], steps=2, seed=0)
     assert found.model_hu["upper"] == pytest.approx(EFFECT_HU, abs=0.1)
     assert found.model_hu["lower"] == pytest.approx(0, abs=0.1)
     assert found.obedience == pytest.approx(1, abs=0.35)  # of what 24 subjects happen to show
@@ -71,12 +71,12 @@ def test_a_model_that_obeys_is_found_calibrated_and_obedient(cohort):
 
 
 def test_a_model_that_ignores_its_text_is_called_so(cohort):
-    found = validate(Knows(0.0), *cohort, CONTRAST, ["age"], steps=2, seed=0)
+    found, _ = validate(Knows(0.0), *cohort, CONTRAST, ["age"], steps=2, seed=0)
     assert found.obedience == pytest.approx(0, abs=1e-6)
     assert "ignores its sentence" in found.words()[-1]
 
 
 def test_where_nothing_is_seen_there_is_nothing_to_obey(cohort):
-    found = validate(Knows(0.0), *cohort, CONTRAST, ["age"], steps=2, seed=0)
+    found, _ = validate(Knows(0.0), *cohort, CONTRAST, ["age"], steps=2, seed=0)
     unseen = replace(found, detectable=False)
     assert "no clear association" in unseen.words()[-1]

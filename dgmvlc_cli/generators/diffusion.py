@@ -20,6 +20,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import nn
 
 from dgmvlc_cli.generators.conditions import Conditions
+from dgmvlc_cli.generators.draws import Draws
 from dgmvlc_cli.generators.family import Batch, Denoiser, Step, guided
 
 SAMPLERS = {"ddim": DDIMScheduler, "dpm-solver": DPMSolverMultistepScheduler}
@@ -42,13 +43,11 @@ class Diffusion(Denoiser):
     loss_power: int = 2
     sampler: str = "ddim"
 
-    def noised(
-        self, batch: Batch, rng: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def noised(self, batch: Batch, draws: Draws) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Times drawn uniformly, x_t, and what is to be predicted of it: v or the noise."""
         z = batch.bands / batch.conditions.sigma
-        noise = torch.randn(z.shape, generator=rng).to(z.device)
-        index = torch.randint(self.timesteps, (len(z),), generator=rng).to(z.device)
+        noise = draws.normal(z.shape).to(z.device)
+        index = draws.integers(self.timesteps, (len(z),)).to(z.device)
         scheduler = self._schedule
         x_t = scheduler.add_noise(z, noise, index)
         v = self.prediction == "v_prediction"

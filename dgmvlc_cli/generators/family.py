@@ -9,17 +9,23 @@ import torch
 from torch import nn
 
 from dgmvlc_cli.generators.conditions import Conditions
+from dgmvlc_cli.generators.draws import Draws
 
 Step = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Training images as wavelet bands (N, B, d, h, w), their loss weight, their conditions."""
+    """Training images as wavelet bands (N, B, d, h, w), their loss weight, their conditions.
+
+    total_weight: what weighted sums are divided by: the sum of the weights, or where several
+    processes share the step, its mean over them.
+    """
 
     bands: torch.Tensor
     weight: torch.Tensor
     conditions: Conditions
+    total_weight: torch.Tensor
 
 
 class Family:
@@ -30,8 +36,8 @@ class Family:
 
     critic: nn.Module | None = None
 
-    def loss(self, network: nn.Module, batch: Batch, rng: torch.Generator) -> torch.Tensor:
-        """What training minimises, a scalar; all that is random is drawn from rng."""
+    def loss(self, network: nn.Module, batch: Batch, draws: Draws) -> torch.Tensor:
+        """What training minimises, a scalar; all that is random comes from draws."""
         raise NotImplementedError
 
     def walk(
@@ -102,15 +108,13 @@ class Denoiser(Family):
 
     loss_power: int = 2
 
-    def loss(self, network: nn.Module, batch: Batch, rng: torch.Generator) -> torch.Tensor:
+    def loss(self, network: nn.Module, batch: Batch, draws: Draws) -> torch.Tensor:
         """Weighted mean error of the network's output."""
-        t, x_t, target = self.noised(batch, rng)
+        t, x_t, target = self.noised(batch, draws)
         error = network(x_t, t, batch.conditions.context, batch.conditions.text) - target
-        return (batch.weight * error.abs() ** self.loss_power).sum() / batch.weight.sum()
+        return (batch.weight * error.abs() ** self.loss_power).sum() / batch.total_weight
 
-    def noised(
-        self, batch: Batch, rng: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def noised(self, batch: Batch, draws: Draws) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Times (N,), the network's input, and its target, both (N, B, d, h, w)."""
         raise NotImplementedError
 

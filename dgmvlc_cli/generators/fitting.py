@@ -113,10 +113,12 @@ class Tensors:
         chosen = Conditions(
             context=of.context[index], text=of.text[index] * kept, sigma=of.sigma[index]
         )
+        weight = self.weight[index].to(device)
         return Batch(
             bands=(self.bands[index] + wavelet.forward(z[:, None], levels)).to(device),
-            weight=self.weight[index].to(device),
+            weight=weight,
             conditions=chosen.to(device),
+            total_weight=weight.sum(),
         )
 
 

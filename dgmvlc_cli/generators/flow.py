@@ -20,6 +20,7 @@ from diffusers import DPMSolverMultistepScheduler
 from torch import nn
 
 from dgmvlc_cli.generators.conditions import Conditions
+from dgmvlc_cli.generators.draws import Draws
 from dgmvlc_cli.generators.family import Batch, Denoiser, Step, guided
 
 TRAINED_TIMES = (1e-3, 1 - 1e-4)
@@ -60,22 +61,20 @@ class Flow(Denoiser):
     train_shift: tuple[float, float] = (1.0, 40.0)
     sample_logits: tuple[float, float] = (4.0, -2.0)
 
-    def noised(
-        self, batch: Batch, rng: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def noised(self, batch: Batch, draws: Draws) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Times, c_in x_t, and the unit-variance target of F."""
-        t = self.draw_times(len(batch.bands), rng).to(batch.bands.device)
-        noise = torch.randn(batch.bands.shape, generator=rng).to(batch.bands.device)
+        t = self.draw_times(len(batch.bands), draws).to(batch.bands.device)
+        noise = draws.normal(batch.bands.shape).to(batch.bands.device)
         time = t[:, None, None, None, None]
         x_t = (1 - time) * batch.bands + time * noise
         c_in, c_skip, c_out = precondition(time, batch.conditions.sigma)
         return t, c_in * x_t, (batch.bands - c_skip * x_t) / c_out
 
-    def draw_times(self, count: int, rng: torch.Generator) -> torch.Tensor:
+    def draw_times(self, count: int, draws: Draws) -> torch.Tensor:
         """Times of one batch: (count,) in (0, 1)."""
         low, high = (math.log(bound) for bound in self.train_shift)
-        shift = torch.exp(low + (high - low) * torch.rand(count, generator=rng))
-        return shift_time(torch.rand(count, generator=rng).clamp(*TRAINED_TIMES), shift)
+        shift = torch.exp(low + (high - low) * draws.uniform((count,)))
+        return shift_time(draws.uniform((count,)).clamp(*TRAINED_TIMES), shift)
 
     def walk(
         self, network: nn.Module, conditions: Conditions, steps: int, guidance_scale: float

@@ -18,6 +18,7 @@ from torch import nn
 from torch.func import functional_call
 
 from dgmvlc_cli.generators.conditions import Conditions
+from dgmvlc_cli.generators.draws import Draws
 from dgmvlc_cli.generators.family import Batch, Family, Step, guided
 
 CRITIC_CHANNELS = 32
@@ -36,18 +37,18 @@ class Gan(Family):
     feature_weight: float = 5.0
     critic: nn.Module | None = field(default=None, compare=False, repr=False)
 
-    def loss(self, network: nn.Module, batch: Batch, rng: torch.Generator) -> torch.Tensor:
+    def loss(self, network: nn.Module, batch: Batch, draws: Draws) -> torch.Tensor:
         """The generator's loss, against a critic held still, plus the critic's own."""
         assert self.critic is not None
         of = batch.conditions
         real = batch.bands / of.sigma
-        noise = torch.randn(real.shape, generator=rng).to(real.device)
+        noise = draws.normal(real.shape).to(real.device)
         fake = self._generate(network, noise, of)
         still = {name: value.detach() for name, value in self.critic.named_parameters()}
         of_real = self.critic(torch.cat((real, of.context), dim=1))
         of_fake = functional_call(self.critic, still, torch.cat((fake, of.context), dim=1))
         detached = self.critic(torch.cat((fake.detach(), of.context), dim=1))
-        l1 = (batch.weight * (fake - real).abs()).sum() / batch.weight.sum()
+        l1 = (batch.weight * (fake - real).abs()).sum() / batch.total_weight
         matched = [
             (a - b.detach()).abs().mean() for a, b in zip(of_fake[:-1], of_real[:-1], strict=True)
         ]

@@ -88,10 +88,11 @@ class TextUNet(ModelMixin, ConfigMixin):
             h = self.up[level](torch.cat((h, skips[level]), dim=1), outer)
             if self.attend_up:
                 h = self.attend_up[level](h, text, _at_size_of(position, h))
-        out = self.head(h)
+        out = self.head(h).float()
         if self.level is None:
             return out
-        shift = self.regional_shift(x, time, context)
+        with torch.autocast(x.device.type, enabled=False):  # a level is a small mean of many
+            shift = self.regional_shift(x, time.float(), context)
         return torch.cat((out[:, :1] + shift[:, None], out[:, 1:]), dim=1)
 
     def regional_shift(

@@ -1,7 +1,8 @@
 """Train one generator on one cross-fitting fold; killed and restarted, it ends the same.
 
 Batches, times and noise are keyed by (seed, fold, step), so that a run resumed from a
-checkpoint sees what an undisturbed run would have seen.
+checkpoint sees what an undisturbed run would have seen, and several processes together what one
+with their summed batch would have seen.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import io
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from dgmvlc_cli import workspace
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.generators import wavelet
 from dgmvlc_cli.generators.conditions import COORDINATES, context_channels, lung_fraction
+from dgmvlc_cli.generators.draws import Draws
 from dgmvlc_cli.generators.families import PAPER, build_family
 from dgmvlc_cli.generators.family import Batch, Denoiser, Family
 from dgmvlc_cli.generators.fitting import (
@@ -39,6 +41,7 @@ from dgmvlc_cli.generators.fusion import regional_means
 from dgmvlc_cli.generators.gan import Gan, build_critic
 from dgmvlc_cli.generators.model import Generator
 from dgmvlc_cli.generators.networks import TextUNet, time_features
+from dgmvlc_cli.generators.processes import build_accelerator
 
 WARMUP_SHARE = 0.05
 GRADIENT_NORM = 1.0
@@ -63,18 +66,19 @@ def train_fold(
     plan: TrainingPlan,
     folder: Path,
     *,
+    precision: str = "auto",
     checkpoint_seconds: float = 30.0,
     deadline: float = math.inf,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Generator:
     """Train to the end (from the last checkpoint in folder/state if there is one) and save.
 
-    Writes config.json, weights, conditioning and train.tsv.  on_step(step, loss) is called
-    after every step.  deadline: of time.monotonic(); past it the state is saved and DgmvlcError
-    raised, and the same call goes on from there.  Raises DgmvlcError where loss or gradients stay
-    non-finite, too.
+    Writes config.json, weights, conditioning and train.tsv; of several processes the first does.
+    precision: as in `build_accelerator`.  on_step(step, loss) is called after every step.
+    deadline: of time.monotonic(); past it the state is saved and DgmvlcError raised, and the same
+    call goes on from there.  Raises DgmvlcError where loss or gradients stay non-finite, too.
     """
-    accelerator = Accelerator()
+    accelerator = build_accelerator(precision, folder)
     conditioning, residuals = fit_conditioning(data, plan)
     tensors = to_tensors(data, conditioning, residuals)
     network, family = build_network(conditioning, plan), build_plan_family(plan)
@@ -87,7 +91,7 @@ def train_fold(
         loss = trainer.step(tensors)
         trainer.note(loss, time.monotonic() - started)
         on_step(trainer.progress.step, loss)
-        late = time.monotonic() > deadline and trainer.progress.step < plan.steps
+        late = trainer.progress.step < plan.steps and trainer.is_past(deadline)
         if late or time.monotonic() - saved > checkpoint_seconds:
             trainer.save(folder / "state" / "last.pt")
             saved = time.monotonic()
@@ -99,8 +103,11 @@ def train_fold(
     generator = Generator(
         network=trainer.averaged_network(), family=family, conditioning=conditioning
     )
-    generator.save(folder)
-    workspace.write_table(folder / "train.tsv", pd.DataFrame(trainer.progress.log))
+    if accelerator.is_main_process:
+        generator.save(folder)
+        workspace.write_table(folder / "train.tsv", pd.DataFrame(trainer.progress.log))
+    for tracker in accelerator.trackers:
+        tracker.finish()
     return generator
 
 
@@ -116,22 +123,20 @@ def warm_up_level(
     optimizer = torch.optim.AdamW(learned, lr=LEVEL_RATE)
     schedule = get_cosine_schedule_with_warmup(optimizer, 10, LEVEL_STEPS)
     for step in range(LEVEL_STEPS):
-        rng = torch.Generator().manual_seed(torch_seed(plan.seed, plan.fold, "level", step))
-        index, donors = torch.randint(len(tensors.bands), (2, LEVEL_BATCH), generator=rng)
+        draws = Draws(torch_seed(plan.seed, plan.fold, "level", step))
+        index, donors = draws.integers(len(tensors.bands), (2, LEVEL_BATCH))
         kept = torch.ones(LEVEL_BATCH, 1)
         batch = tensors.batch(index, donors, kept, torch.device("cpu"))
-        level_loss(network, family, batch, rng).backward()
+        level_loss(network, family, batch, draws).backward()
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
 
 
-def level_loss(
-    network: TextUNet, family: Denoiser, batch: Batch, rng: torch.Generator
-) -> torch.Tensor:
+def level_loss(network: TextUNet, family: Denoiser, batch: Batch, draws: Draws) -> torch.Tensor:
     """The part of the loss that the regional level alone can lower."""
     assert network.level is not None
-    t, x_t, target = family.noised(batch, rng)
+    t, x_t, target = family.noised(batch, draws)
     context = batch.conditions.context
     shift = network.regional_shift(x_t, network.time(time_features(t)), context)
     profiles = network.level.profiles(context[:, -COORDINATES:]) * lung_fraction(context)[:, None]
@@ -148,14 +153,6 @@ def build_plan_family(plan: TrainingPlan) -> Family:
         torch.manual_seed(torch_seed(plan.seed, plan.fold, "critic"))
         bands = wavelet.BANDS_PER_LEVEL**plan.wavelet_levels
         return Gan(critic=build_critic(bands, context_channels(plan.wavelet_levels)))
-
-
-def device_name() -> str:
-    """The device that training runs on, by name."""
-    device = Accelerator().device
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
 
 
 class Trainer:
@@ -175,9 +172,10 @@ class Trainer:
         schedule = get_cosine_schedule_with_warmup(
             optimizer, max(1, int(WARMUP_SHARE * plan.steps)), plan.steps
         )
-        self.network, self.optimizer, self.schedule = accelerator.prepare(
-            network, optimizer, schedule
-        )
+        self.schedule = schedule  # not prepared: it would move once per process
+        self.network, self.optimizer = accelerator.prepare(network, optimizer)
+        if family.critic is not None:
+            family.critic.to(accelerator.device)
         self.average = EMAModel(
             network.parameters(), decay=EMA_DECAY, use_ema_warmup=True, power=0.75
         )
@@ -191,6 +189,7 @@ class Trainer:
         self.network.train()
         loss = self._loss(tensors)
         self.accelerator.backward(loss)
+        loss = self.accelerator.reduce(loss.detach(), "mean")  # no process decides alone
         if bool(torch.isfinite(loss)) and self._clip():
             self.optimizer.step()
             self.average.step(self.network.parameters())
@@ -199,24 +198,36 @@ class Trainer:
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
-        return float(loss.detach())
+        return float(loss)
+
+    def is_past(self, deadline: float) -> bool:
+        """Whether the time of any process is up, so that all stop at the same step."""
+        late = torch.tensor(float(time.monotonic() > deadline), device=self.accelerator.device)
+        return math.isfinite(deadline) and bool(self.accelerator.reduce(late, "sum") > 0)
 
     def _clip(self) -> bool:
         """Clip the gradients of network and critic; False where one is not finite."""
         modules = [one for one in (self.network, self.family.critic) if one is not None]
+        if self.family.critic is not None and self.accelerator.num_processes > 1:
+            for parameter in self.family.critic.parameters():
+                parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
         norms = [
             self.accelerator.clip_grad_norm_(one.parameters(), GRADIENT_NORM) for one in modules
         ]
         return all(bool(torch.isfinite(torch.as_tensor(norm))) for norm in norms)
 
     def _loss(self, tensors: Tensors) -> torch.Tensor:
-        plan, step = self.plan, self.progress.step
-        rng = torch.Generator().manual_seed(torch_seed(plan.seed, plan.fold, step))
-        index = batch_index(len(tensors.bands), plan, step)
-        donors = torch.randint(len(tensors.bands), index.shape, generator=rng)
-        kept = torch.rand(len(index), 1, generator=rng) >= plan.text_dropout
-        batch = tensors.batch(index, donors, kept, self.accelerator.device)
-        return self.family.loss(self.network, batch, rng)
+        plan, step, of = self.plan, self.progress.step, self.accelerator
+        seed = torch_seed(plan.seed, plan.fold, step)
+        share = {"rank": of.process_index, "processes": of.num_processes}
+        draws = Draws(seed, **share)
+        index = draws.mine(batch_index(len(tensors.bands), plan, step, of.num_processes))
+        donors = draws.integers(len(tensors.bands), index.shape)
+        kept = draws.uniform((len(index), 1)) >= plan.text_dropout
+        batch = tensors.batch(index, donors, kept, of.device)
+        total = of.reduce(batch.total_weight, "mean")
+        there = draws if of.device.type == "cpu" else Draws(seed, of.device, **share)
+        return self.family.loss(self.network, replace(batch, total_weight=total), there)
 
     def _count_skipped(self) -> None:
         self.progress.skipped += 1
@@ -232,6 +243,7 @@ class Trainer:
         if step % LOG_EVERY == 0 or step == self.plan.steps:
             row = {"step": step, "loss": loss, "lr": self.schedule.get_last_lr()[0]}
             self.progress.log.append({**row, "seconds": round(seconds, 2)})
+            self.accelerator.log({"loss": loss, "learning rate": row["lr"]}, step=step)
 
     def averaged_network(self) -> TextUNet:
         """The network with the moving average of its weights, for inference."""
@@ -241,6 +253,8 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """A checkpoint from which `restore` goes on to the same weights, bit for bit."""
+        if not self.accelerator.is_main_process:
+            return
         state = {
             "network": self.accelerator.unwrap_model(self.network).state_dict(),
             "critic": self.family.critic.state_dict() if self.family.critic else None,
@@ -269,10 +283,10 @@ class Trainer:
         self.progress = Progress(**state["progress"])
 
 
-def batch_index(n: int, plan: TrainingPlan, step: int) -> torch.Tensor:
-    """Subjects of one step: shuffled epochs laid end to end, cut into batches."""
-    first = step * plan.batch_size
-    positions = range(first, first + plan.batch_size)
+def batch_index(n: int, plan: TrainingPlan, step: int, processes: int = 1) -> torch.Tensor:
+    """Subjects of one step of all processes: shuffled epochs laid end to end, cut into batches."""
+    size = plan.batch_size * processes
+    positions = range(step * size, (step + 1) * size)
     order = {epoch: _epoch_order(n, plan, epoch) for epoch in {p // n for p in positions}}
     return torch.tensor([int(order[p // n][p % n]) for p in positions])
 

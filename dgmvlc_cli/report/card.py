@@ -44,6 +44,8 @@ Generated less real lung mean {found.mean_error_hu:+.1f} HU; SD between subjects
 
 {found.words()[-1]}
 
+![Held-out subjects: the scan, generated under its own sentence, and the two arms](preview.png)
+
 ## Use
 
 To look for patterns in the cohort that it was trained on, together with the observed, debiased and

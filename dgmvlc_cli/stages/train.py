@@ -6,13 +6,13 @@ import hashlib
 import math
 import shutil
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dgmvlc_cli import __version__, workspace
+from dgmvlc_cli import __version__, memory, workspace
 from dgmvlc_cli.config import Settings
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.stages.base import Run, StageResult, dry_run
@@ -26,8 +26,12 @@ if TYPE_CHECKING:
 
 
 def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
-    """One generator per cross-fitting fold, never trained on the subjects that it predicts."""
+    """One generator per cross-fitting fold, never trained on the subjects that it predicts.
+
+    Of several processes (`accelerate launch`), all train and the first one writes.
+    """
     from dgmvlc_cli.cohort import assign_folds, load_cohort
+    from dgmvlc_cli.generators.processes import this_process
     from dgmvlc_cli.stages.validate import Checks
     from dgmvlc_cli.text.encoders import encode_cached, load_encoder
 
@@ -39,6 +43,7 @@ def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     if run.dry_run:
         lines = [f"fold {k}: train on {int((assigned != k).sum())} subjects" for k in range(folds)]
         return dry_run("train", lines)
+    memory.check(settings.preset, len(cohort.subjects), settings.train.batch_size)
     encoder = load_encoder(settings.study.text_encoder)
     cache = ws.text / "embeddings.npz"
     embeddings = encode_cached(encoder, list(cohort.sentences), cache)
@@ -49,7 +54,10 @@ def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
         plan = _training_plan(settings, fold, encoder.name, encoder.sha256)
         data = _training_set(images, embeddings, practice, use)
         jobs.append((plan, data, _model_sidecar(ws, settings, plan, cohort, use, practice)))
-    if run.force or not all(sidecar.is_current() for *_, sidecar in jobs):
+    process = this_process()
+    kept = [sidecar.is_current() and not run.force for *_, sidecar in jobs]
+    process.wait_for_everyone()
+    if not all(kept) and process.is_main_process:
         # Without it nobody is held out: no kill may leave old folds beside new models.
         (ws.model(name) / "folds.tsv").unlink(missing_ok=True)
     minutes = settings.train.max_minutes
@@ -57,10 +65,16 @@ def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     notes = []
     checks = Checks(ws, settings, cohort, assigned, images, embeddings, encoder)
     run.reporter.note(f"to be checked on held-out subjects: {checks.contrast.text}")
-    for job in jobs:
-        notes.append(_train_one(ws, settings, run, *job, deadline=deadline))
-        notes += [f"  {line}" for line in checks.words(job[0].fold, run)]
-    workspace.write_table(ws.model(name) / "folds.tsv", assigned.reset_index())
+    for job, current in zip(jobs, kept, strict=True):
+        plan, *_ = job
+        if current:
+            notes.append(f"fold {plan.fold}: current, kept")
+        else:
+            notes.append(_train_one(ws, settings, run, *job, deadline=deadline))
+        if process.is_main_process:
+            notes += [f"  {line}" for line in checks.words(plan.fold, run)]
+    if process.is_main_process:
+        workspace.write_table(ws.model(name) / "folds.tsv", assigned.reset_index())
     facts = {"model": name, "folds": folds, "subjects": len(assigned), "notes": notes}
     return StageResult(
         stage="train",
@@ -115,6 +129,25 @@ def _practice(cohort: Cohort, encoder: Encoder, seed: int, cache: Path) -> Pract
     )
 
 
+@dataclass
+class Divergence:
+    """Notices a loss that grows: its running mean against the lowest that it has been."""
+
+    mean: float = math.nan
+    lowest: float = math.inf
+    noticed: bool = False
+
+    def begins(self, loss: float) -> bool:
+        """True once, when the running mean is twice its lowest.  A loss that is no number waits for
+        the trainer's own guard."""
+        if not math.isfinite(loss):
+            return False
+        self.mean = loss if math.isnan(self.mean) else 0.98 * self.mean + 0.02 * loss
+        self.lowest = min(self.lowest, self.mean)
+        first, self.noticed = not self.noticed, self.noticed or self.mean > 2 * self.lowest
+        return first and self.noticed
+
+
 def _training_set(
     images: tuple[np.ndarray, np.ndarray],
     embeddings: np.ndarray,
@@ -162,17 +195,18 @@ def _train_one(
     *,
     deadline: float,
 ) -> str:
-    """Train one fold unless it is current; returns what was done, in words."""
-    from dgmvlc_cli.generators.training import device_name, train_fold
+    """Train one fold; returns what was done, in words."""
+    from dgmvlc_cli.generators.processes import device_name, this_process
+    from dgmvlc_cli.generators.training import train_fold
 
-    if sidecar.is_current() and not run.force:
-        return f"fold {plan.fold}: current, kept"
-    folder = ws.fold(settings.train.model, plan.fold)
+    process, folder = this_process(), ws.fold(settings.train.model, plan.fold)
     why = sidecar.why_stale()
-    sidecar.invalidate()
-    _discard_other_state(folder, sidecar.fingerprint, run)
+    if process.is_main_process:
+        sidecar.invalidate()
+        _discard_other_state(folder, sidecar.fingerprint, run)
+    process.wait_for_everyone()
     run.reporter.note(f"fold {plan.fold}: {why}; {len(data.hu)} subjects, {plan.steps} steps")
-    clock = Stopwatch()
+    clock, watch = Stopwatch(), Divergence()
     with run.reporter.track(f"train fold {plan.fold}", plan.steps) as advance:
         done = 0
 
@@ -180,17 +214,24 @@ def _train_one(
             nonlocal done
             advance(step - done, f"loss {loss:.3f}")
             done = step
+            if watch.begins(loss):
+                run.reporter.note(
+                    f"WARNING: at step {step} the loss is twice what it was: training diverges. "
+                    "A smaller [train] learning_rate may help."
+                )
 
         train_fold(
             data,
             plan,
             folder,
+            precision=settings.train.precision,
             checkpoint_seconds=settings.train.checkpoint_seconds,
             deadline=deadline,
             on_step=on_step,
         )
-    sidecar.write(seconds=clock.seconds, device=device_name())
-    shutil.rmtree(folder / "state", ignore_errors=True)
+    if process.is_main_process:
+        sidecar.write(seconds=clock.seconds, device=device_name())
+        shutil.rmtree(folder / "state", ignore_errors=True)
     return f"fold {plan.fold}: trained on {len(data.hu)} subjects in {clock.seconds:.0f} s"
 
 

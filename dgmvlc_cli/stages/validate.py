@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from dgmvlc_cli.analysis.contrasts import Contrast
     from dgmvlc_cli.cohort import Cohort
     from dgmvlc_cli.text.encoders import Encoder
-    from dgmvlc_cli.validating import HeldOut, Validation
+    from dgmvlc_cli.validating import HeldOut, Made, Validation
+
+
+PREVIEWED = 3
 
 
 @dataclass
@@ -47,13 +50,15 @@ class Checks:
         sha256 = workspace.sha256_files(list(weights))
         if record.get("weights_sha256") != sha256:
             run.reporter.note(f"fold {fold}: checking it on held-out subjects")
-            found = self._validate(fold)
+            held = self._held_out(fold)
+            found, made = self._validate(fold, held)
             workspace.write_json(path, {"weights_sha256": sha256, "validation": found.facts()})
             self._write_card(fold, found)
+            self._write_preview(fold, held, made)
             return found.words()
         return Validation(**record["validation"]).words()
 
-    def _validate(self, fold: int) -> Validation:
+    def _validate(self, fold: int, held: HeldOut) -> tuple[Validation, Made]:
         from dgmvlc_cli.cohort import covariates
         from dgmvlc_cli.generators.model import Generator
         from dgmvlc_cli.validating import validate
@@ -61,7 +66,7 @@ class Checks:
         generator = Generator.from_pretrained(self.ws.fold(self.settings.train.model, fold))
         return validate(
             generator,
-            self._held_out(fold),
+            held,
             self._scans,
             self.cohort.rows,
             self.contrast,
@@ -116,6 +121,21 @@ class Checks:
             factual=self.embeddings[index],
             arms=encoded.reshape(len(subjects), 2, -1),
         )
+
+    def _write_preview(self, fold: int, held: HeldOut, made: Made) -> None:
+        from dgmvlc_cli.report.preview import preview
+
+        shown = slice(PREVIEWED)
+        png = preview(
+            held.subjects[shown],
+            held.hu[shown],
+            made.factual[shown],
+            made.arms[shown],
+            held.labels[shown],
+            self.contrast.arms,
+        )
+        path = self.ws.fold(self.settings.train.model, fold) / "preview.png"
+        workspace.write_bytes(path, png)
 
     def _write_card(self, fold: int, found: Validation) -> None:
         from dgmvlc_cli.report.card import model_card
