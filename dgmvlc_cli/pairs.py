@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from dgmvlc_cli import workspace
-from dgmvlc_cli.analysis.contrasts import Contrast
+from dgmvlc_cli.analysis.contrasts import Contrast, informing
 from dgmvlc_cli.cohort import Cohort, read_folds, training_inputs
 from dgmvlc_cli.config import Settings
 from dgmvlc_cli.generators.grid import place
@@ -170,22 +170,18 @@ def arm_edits(
 
 
 def subjects_of(contrast: Contrast, cohort: Cohort, series: Collection[Contrast] = ()) -> list[str]:
-    """Subjects whose real value informs the contrast: at either level, or any number.
+    """Subjects that get the pairs of a contrast: those that inform it (see `informing`).
 
-    The same subjects serve all four numbers, so that these describe one population.  series: the
-    contrasts of one attribute that are studied together; subjects at any of their levels get every
-    arm.  A joint edit is made in everybody whose value of each edited attribute is known, or is
-    led by another one.
+    series: the contrasts of one attribute that are studied together; subjects that inform any of
+    them get every arm.  A joint edit is made in everybody whose value of each edited attribute is
+    known, or is led by another one.
     """
     rows = cohort.rows
     if contrast.joint:
         free = [one for one, _ in contrast.edits if cohort.schema.attributes[one].follows is None]
         return list(rows.index[rows[free].notna().all(axis=1)])
-    column = rows[contrast.attribute]
-    if contrast.numeric:
-        return list(rows.index[column.notna()])
-    levels = {level for one in (contrast, *series) for level in (one.reference, one.target)}
-    return list(rows.index[column.isin(levels)])
+    wanted = {subject for one in (contrast, *series) for subject in informing(rows, one)}
+    return [subject for subject in rows.index if subject in wanted]
 
 
 def noise(seed: int, subject: str, draw: int, shape: tuple[int, ...]) -> np.ndarray:

@@ -20,7 +20,7 @@ from dgmvlc_cli.analysis.contrasts import (
     Contrast,
     Outcome,
     cohorts,
-    dose,
+    informing,
     unique_subjects,
 )
 from dgmvlc_cli.analysis.levels import OVERLAP_COLUMNS, overlap_rows
@@ -379,7 +379,7 @@ def estimate_effects(
     """
     design = unique_subjects(design)
     everyone = Readings.of(measures)
-    readings = _informing(everyone, design, contrast)
+    readings = everyone.of_subjects(informing(design, contrast))
     parts = [
         model_implied(readings, contrast, seed),
         mixed(readings, contrast),
@@ -387,7 +387,7 @@ def estimate_effects(
         debiased(readings, design, contrast, covariates, seed, helped=helped),
     ]
     for placebo in placebos:
-        readings = _informing(everyone, design, placebo)
+        readings = everyone.of_subjects(informing(design, placebo))
         parts += [
             model_implied(readings, placebo, seed, "placebo"),
             debiased(
@@ -395,14 +395,6 @@ def estimate_effects(
             ),
         ]
     return adjust(pd.concat(parts, ignore_index=True))
-
-
-def _informing(readings: Readings, design: pd.DataFrame, contrast: Contrast) -> Readings:
-    """Readings whose pairs are of the subjects that inform the contrast, for all four numbers.
-
-    Pairs may exist of others too, who stand at a level that was studied along with these two.
-    """
-    return readings if contrast.joint else readings.of_subjects(dose(design, contrast).index)
 
 
 def adjust(effects: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-from dgmvlc_cli.analysis.contrasts import Contrast, Outcome
+from dgmvlc_cli.analysis.contrasts import Contrast, Outcome, informing
 from dgmvlc_cli.analysis.effects import observed, sign_flip_p
 from dgmvlc_cli.analysis.readings import Readings
 from dgmvlc_cli.analysis.zones import CONTROL_REGIONS
@@ -209,7 +209,7 @@ def statistics_table(
     adjusted for lung volume besides the covariates, since a deeper breath makes lungs less dense.
     p_adjusted: Benjamini-Hochberg over all measures and regions of one statistic.
     """
-    readings = Readings.of(measures)
+    readings = Readings.of(measures).of_subjects(informing(design, contrast))
     reference, target = readings.pairs(contrast)
     differences = (target - reference).groupby(level="subject").mean()
     spread = readings.scans().std(ddof=1)

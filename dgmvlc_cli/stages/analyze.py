@@ -41,6 +41,7 @@ def analyze(
     """
     if settings.table is None:
         return _measure_only(ws, settings, run)
+    from dgmvlc_cli.analysis.contrasts import informing
     from dgmvlc_cli.analysis.effects import estimate_effects
     from dgmvlc_cli.analysis.paired import distance_rows, statistics_table
     from dgmvlc_cli.analysis.trust import verdicts
@@ -51,7 +52,7 @@ def analyze(
         placebo_contrasts,
     )
     from dgmvlc_cli.measuring import distances_table, measures_table
-    from dgmvlc_cli.pairs import folder_name, subjects_of
+    from dgmvlc_cli.pairs import folder_name
     from dgmvlc_cli.report.html import write_report
     from dgmvlc_cli.stages.several import tables_of_several
 
@@ -73,7 +74,9 @@ def analyze(
     run.reporter.note(f"analysis: {sidecar.why_stale()}")
     clock = Stopwatch()
     sidecar.invalidate()
-    looks = look_at_arms(ws, settings, run, cohort, pairs)
+    # The other levels of a series are measured; what is drawn and mapped is the main contrast.
+    shown = [contrast, *placebos]
+    looks = look_at_arms(ws, settings, run, cohort, pairs, shown)
     measures, distances = measures_table(looks), distances_table(looks)
     # Arms made from a scan hold its outcome: they cannot help to predict it.
     helped = settings.counterfactual.source == "mask"
@@ -82,26 +85,27 @@ def analyze(
     )
     series = [*others, contrast]
     several = tables_of_several(measures, cohort, series, adjusted, settings.seed, helped)
-    informing = subjects_of(contrast, cohort)
+    subjects = informing(cohort.rows, contrast)
     found = Findings(
         contrast=contrast,
-        pairs=pairs[contrast][pairs[contrast]["subject"].isin(informing)],
+        subjects=subjects,
+        pairs=pairs[contrast][pairs[contrast]["subject"].isin(subjects)],
         measures=measures,
         effects=effects,
         verdicts=verdicts(effects),
-        truth=_against_truth(ws, settings, effects, informing),
+        truth=_against_truth(ws, settings, effects, subjects),
         covariates=adjusted,
         several=several,
         statistics=pd.concat(
             [
                 statistics_table(measures, cohort.rows, contrast, adjusted, settings.seed),
-                distance_rows(distances, list(pairs), settings.seed),
+                distance_rows(distances, shown, settings.seed),
             ],
             ignore_index=True,
         ),
         distances=distances,
         looks=looks,
-        maps=_maps(ws, settings, run, cohort, list(pairs), adjusted, looks),
+        maps=_maps(ws, settings, run, cohort, shown, adjusted, looks),
     )
     _write_tables(folder, found)
     run.reporter.note("writing the report")
@@ -113,9 +117,13 @@ def analyze(
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What the analysis of one contrast found, before it is written and shown."""
+    """What the analysis of one contrast found, before it is written and shown.
+
+    subjects: those that inform the contrast.  pairs: theirs.  measures: of all arms that were made.
+    """
 
     contrast: Contrast
+    subjects: list[str]
     pairs: pd.DataFrame
     measures: pd.DataFrame
     effects: pd.DataFrame
@@ -235,8 +243,14 @@ def look_at_arms(
     run: Run,
     cohort: Cohort,
     pairs: dict[Contrast, pd.DataFrame],
+    shown: list[Contrast],
 ) -> list[Look]:
-    """Every held-out subject's real scan and all its arms, measured and mapped in one reading."""
+    """Every held-out subject's real scan and all its arms, measured and mapped in one reading.
+
+    pairs: of every contrast whose arms are measured.  shown: those whose differences are mapped,
+    each in the subjects that inform it; the first is the studied one.
+    """
+    from dgmvlc_cli.analysis.contrasts import informing
     from dgmvlc_cli.cohort import model_grid, read_folds
     from dgmvlc_cli.measuring import MeasureTask, arms_of
     from dgmvlc_cli.report.viewer import MAX_SUBJECTS
@@ -244,9 +258,12 @@ def look_at_arms(
     folds = read_folds(ws, settings.train.model)
     arms = arms_of(pairs, ws.root)
     grid, spacing_mm = model_grid(ws, settings.train.model)
-    studied = next(iter(pairs.values())).drop_duplicates("subject").set_index("subject")
-    sentences = studied[["reference_sentence", "target_sentence"]]
-    shown = set(sorted(studied.index)[:MAX_SUBJECTS])
+    studied, informed = shown[0], {one: set(informing(cohort.rows, one)) for one in shown}
+    said = pairs[studied].drop_duplicates("subject").set_index("subject")
+    sentences = said.loc[
+        said.index.isin(informed[studied]), ["reference_sentence", "target_sentence"]
+    ]
+    pictured = set(sorted(sentences.index)[:MAX_SUBJECTS])
     tasks = [
         MeasureTask(
             workspace=ws,
@@ -255,9 +272,10 @@ def look_at_arms(
             arms=tuple(arms.get(subject, ())),
             grid=grid,
             spacing_mm=spacing_mm,
-            contrasts=tuple(pairs),
-            sentences=tuple(sentences.loc[subject]) if subject in studied.index else ("", ""),
-            keep_images=subject in shown,
+            contrasts=tuple(one for one in shown if subject in informed[one]),
+            studied=studied if subject in sentences.index else None,
+            sentences=tuple(sentences.loc[subject]) if subject in sentences.index else ("", ""),
+            keep_images=subject in pictured,
         )
         for subject in cohort.subjects
         if subject in folds.index
@@ -386,7 +404,7 @@ def _contents(
         ],
         verdicts=found.verdicts,
         effects=found.effects,
-        measures=found.measures,
+        measures=found.measures[found.measures["subject"].isin(found.subjects)],
         balance=balance(cohort.rows, contrast, found.covariates, settings.seed),
         cohort=assemble.cohort_rows(workspace.read_json(ws.attributes_path)),
         counts=assemble.counts(subjects, cohort, int(pairs["subject"].nunique())),
