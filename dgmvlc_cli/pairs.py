@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,28 +40,33 @@ def folder_name(settings: Settings, contrast: Contrast) -> str:
     return contrast_name(contrast) + suffix
 
 
-def pairs_sidecar(
-    ws: Workspace,
-    settings: Settings,
-    cohort: Cohort,
-    contrast: Contrast,
-    only: Collection[str] | None = None,
-) -> Sidecar:
-    """What the pairs of one contrast hang on: models, scans and sentences.
-
-    only: the subjects asked for, where not all were.
-    """
+def pairs_inputs(ws: Workspace, settings: Settings, cohort: Cohort) -> dict[str, str]:
+    """What the pairs of every contrast hang on: fingerprints of models, scans and sentences."""
     name = settings.train.model
     folds = read_folds(ws, name)
     weights = [path for fold in sorted(folds.unique()) for path in ws.weights(name, int(fold))]
-    inputs: dict[str, Any] = {
+    return {
         "models": workspace.sha256_files(weights),
         **training_inputs(ws, cohort, [one for one in folds.index if one in cohort.rows.index]),
     }
-    if only is not None:
-        inputs["only"] = sorted(only)
-    folder = ws.contrast(name, folder_name(settings, contrast))
-    return Sidecar(path=folder / "pairs.json", inputs=inputs, outputs=(folder / "pairs.tsv",))
+
+
+def pairs_sidecar(
+    ws: Workspace,
+    settings: Settings,
+    contrast: Contrast,
+    inputs: Mapping[str, str],
+    only: Collection[str] | None = None,
+) -> Sidecar:
+    """The sidecar of one contrast's pairs.
+
+    inputs: from `pairs_inputs`.  only: the subjects asked for, where not all were.
+    """
+    chosen = {} if only is None else {"only": sorted(only)}
+    folder = ws.contrast(settings.train.model, folder_name(settings, contrast))
+    return Sidecar(
+        path=folder / "pairs.json", inputs={**inputs, **chosen}, outputs=(folder / "pairs.tsv",)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

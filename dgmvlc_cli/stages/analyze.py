@@ -44,6 +44,7 @@ def analyze(
     from dgmvlc_cli.analysis.contrasts import informing
     from dgmvlc_cli.analysis.effects import estimate_effects
     from dgmvlc_cli.analysis.paired import distance_rows, statistics_table
+    from dgmvlc_cli.analysis.several import tables_of_several
     from dgmvlc_cli.analysis.trust import verdicts
     from dgmvlc_cli.cohort import (
         asked_contrasts,
@@ -54,16 +55,12 @@ def analyze(
     from dgmvlc_cli.measuring import distances_table, measures_table
     from dgmvlc_cli.pairs import folder_name
     from dgmvlc_cli.report.html import write_report
-    from dgmvlc_cli.stages.several import tables_of_several
 
     cohort = load_cohort(ws, settings)
     *others, contrast = asked_contrasts(settings, cohort, question)
     placebos = placebo_contrasts(contrast, cohort)
     name = settings.train.model
-    pairs = {
-        one: read_pairs(ws, settings, cohort, one, question)
-        for one in [contrast, *placebos, *others]
-    }
+    pairs = read_pairs(ws, settings, cohort, [contrast, *placebos, *others], question)
     folder = ws.analysis(name, folder_name(settings, contrast))
     adjusted = covariates(settings, cohort.schema, contrast)
     sidecar = _sidecar(ws, settings, folder, list(pairs), adjusted)
@@ -84,7 +81,7 @@ def analyze(
         measures, cohort.rows, contrast, placebos, adjusted, settings.seed, helped=helped
     )
     series = [*others, contrast]
-    several = tables_of_several(measures, cohort, series, adjusted, settings.seed, helped)
+    several = tables_of_several(measures, cohort.rows, series, adjusted, settings.seed, helped)
     subjects = informing(cohort.rows, contrast)
     found = Findings(
         contrast=contrast,
@@ -169,16 +166,16 @@ def read_inputs(ws: Workspace, settings: Settings, contrasts: list[Contrast]) ->
 
 def _write_tables(folder: Path, found: Findings) -> None:
     """The tables of the analysis, and results.tsv, which holds every result in one long table."""
+    from dgmvlc_cli.analysis.several import SEVERAL
     from dgmvlc_cli.analysis.trust import placebo_calibration
     from dgmvlc_cli.mapping import summary_table, write_maps
     from dgmvlc_cli.report.tables import results_table
-    from dgmvlc_cli.stages.several import SEVERAL
 
     workspace.write_table(folder / "measures.tsv", found.measures)
     workspace.write_table(folder / "effects.tsv", found.effects)
     workspace.write_table(folder / "verdicts.tsv", found.verdicts)
     workspace.write_table(folder / "placebos.tsv", placebo_calibration(found.effects))
-    for name in SEVERAL:  # of an earlier run with other values
+    for name in (*SEVERAL, "truth.tsv"):  # of an earlier run with other values or settings
         (folder / name).unlink(missing_ok=True)
     for name, table in found.several.items():
         workspace.write_table(folder / name, table)
@@ -217,17 +214,34 @@ def _result(
 
 
 def read_pairs(
-    ws: Workspace, settings: Settings, cohort: Cohort, contrast: Contrast, question: Question
+    ws: Workspace,
+    settings: Settings,
+    cohort: Cohort,
+    contrasts: list[Contrast],
+    question: Question,
+) -> dict[Contrast, pd.DataFrame]:
+    """pairs.tsv of contrasts, if the volumes come from the models, scans and sentences of now."""
+    from dgmvlc_cli.pairs import pairs_inputs
+
+    inputs = pairs_inputs(ws, settings, cohort)
+    return {one: _read_pairs(ws, settings, one, inputs, question) for one in contrasts}
+
+
+def _read_pairs(
+    ws: Workspace,
+    settings: Settings,
+    contrast: Contrast,
+    inputs: dict[str, str],
+    question: Question,
 ) -> pd.DataFrame:
-    """pairs.tsv of a contrast, if its volumes come from the models, scans and sentences of now."""
     from dgmvlc_cli.pairs import pairs_sidecar
 
     command = f"dgmvlc counterfactual {question.options}".rstrip()
     if settings.counterfactual.source == "scan":
         command += " --source scan"
-    sidecar = pairs_sidecar(ws, settings, cohort, contrast)
+    sidecar = pairs_sidecar(ws, settings, contrast, inputs)
     only = (sidecar.previous() or {}).get("inputs", {}).get("only")
-    sidecar = pairs_sidecar(ws, settings, cohort, contrast, only)
+    sidecar = pairs_sidecar(ws, settings, contrast, inputs, only)
     path = ws.require(sidecar.outputs[0], f"pairs for {contrast.text}", command)
     if not sidecar.is_current():
         raise DgmvlcError(

@@ -39,7 +39,7 @@ def evaluate(
 
     cohort = load_cohort(ws, settings)
     contrast = asked_contrasts(settings, cohort, question)[-1]
-    pairs = read_pairs(ws, settings, cohort, contrast, question)
+    pairs = read_pairs(ws, settings, cohort, [contrast], question)[contrast]
     pairs = pairs[pairs["subject"].isin(informing(cohort.rows, contrast))]
     path = ws.analysis(settings.train.model, folder_name(settings, contrast)) / "evaluation.tsv"
     if run.dry_run:
