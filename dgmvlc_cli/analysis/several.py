@@ -11,6 +11,7 @@ from scipy import stats
 
 from dgmvlc_cli.analysis import levels as several_levels
 from dgmvlc_cli.analysis.contrasts import Contrast, Outcome, arm_name, unique_subjects
+from dgmvlc_cli.analysis.debias import Split
 from dgmvlc_cli.analysis.effects import (
     CONFIDENCE,
     Estimate,
@@ -22,7 +23,6 @@ from dgmvlc_cli.analysis.effects import (
     student,
 )
 from dgmvlc_cli.analysis.effects import overlap as overlap_of_two
-from dgmvlc_cli.analysis.levels import LevelSplit
 from dgmvlc_cli.analysis.mixed import fit_mixed
 from dgmvlc_cli.analysis.readings import Readings
 from dgmvlc_cli.workspace import generator
@@ -116,7 +116,7 @@ def level_effects(
 
 
 def _debias_levels(
-    readings: Readings, subjects: several_levels.Levels, splits: list[LevelSplit], helped: bool
+    readings: Readings, subjects: several_levels.Levels, splits: list[Split], helped: bool
 ) -> list[dict[Outcome, Estimate]]:
     """Estimates of every outcome, for each pair of levels."""
     y = readings.scans().reindex(subjects.codes.index)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from dgmvlc_cli import __version__
 from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
 from dgmvlc_cli.analysis.several import DOSE_COLUMNS
 from dgmvlc_cli.report import words
@@ -33,7 +30,7 @@ from dgmvlc_cli.report.drawing import (
     house_style,
     panels,
 )
-from dgmvlc_cli.report.html import BADGES, plain
+from dgmvlc_cli.report.page import json_text, render_page
 from dgmvlc_cli.workspace import write_table, write_text
 
 COLOURS = (BLUE, VERMILLION, GREEN, PINK, ORANGE, INK)
@@ -145,36 +142,24 @@ def write_comparison(folder: Path, comparison: Comparison) -> Path:
         for one in comparison.analyses
     ]
     document = {"schema_version": 1, "analyses": analyses, **tables, "figures": files}
-    text = json.dumps(plain(document), ensure_ascii=False, indent=1, allow_nan=False)
-    write_text(folder / "comparison.json", text + "\n")
+    write_text(folder / "comparison.json", json_text(document))
     page = folder / "comparison.html"
     write_text(page, _render(comparison, drawings))
     return page
 
 
 def _render(comparison: Comparison, drawings: Mapping[str, Drawing]) -> str:
-    folder = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(words=words, badges=BADGES, version=__version__)
-    environment.filters.update(prose=words.prose)
     table = comparison.table
     primary = table[
         (table["measure"] == PRIMARY_MEASURE) & table["region"].isin(words.HEADLINE_REGIONS)
     ]
     rows = sorted(records(primary), key=lambda row: words.region_order(row["region"]))
-    return environment.get_template("comparison.html.j2").render(
+    return render_page(
+        "comparison.html.j2",
         comparison=comparison,
         rows=rows,
         dose_rows=records(comparison.dose),
         correlation_rows=records(comparison.correlations),
-        css=Markup((folder / "report.css").read_text("utf-8")),
-        script=Markup((folder / "report.js").read_text("utf-8")),
         figures={name: Markup(drawing.inline_svg()) for name, drawing in drawings.items()},
         drawings=drawings,
     )
