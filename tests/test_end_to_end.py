@@ -30,6 +30,7 @@ EFFECT_COLUMNS = [
     "ci_high",
     "p",
     "p_adjusted",
+    "p_placebo",
     "unit",
     "method",
 ]

@@ -26,6 +26,7 @@ from dgmvlc_cli.analysis.levels import OVERLAP_COLUMNS, overlap_rows
 from dgmvlc_cli.analysis.mixed import fit_mixed
 from dgmvlc_cli.analysis.permutation import sign_flips
 from dgmvlc_cli.analysis.readings import Readings
+from dgmvlc_cli.analysis.trust import with_placebo_p
 from dgmvlc_cli.analysis.zones import CONTROL_REGIONS
 from dgmvlc_cli.workspace import generator
 
@@ -54,6 +55,7 @@ EFFECT_COLUMNS = (
     "ci_high",
     "p",
     "p_adjusted",
+    "p_placebo",
     "unit",
     "method",
 )
@@ -369,7 +371,8 @@ def estimate_effects(
 
     Kinds: model_implied, mixed, observed and debiased of the contrast; placebo (model-implied) and
     placebo_debiased of each placebo.  A row that cannot be computed has NaN and the reason in
-    method.  p_adjusted: see `adjust`.
+    method.  p_adjusted: see `adjust`.  p_placebo, of model_implied alone: see
+    `trust.placebo_calibration`.
     """
     design = unique_subjects(design)
     everyone = Readings.of(measures)
@@ -388,7 +391,7 @@ def estimate_effects(
                 readings, design, placebo, covariates, seed, kind="placebo_debiased", helped=helped
             ),
         ]
-    return adjust(pd.concat(parts, ignore_index=True))
+    return with_placebo_p(adjust(pd.concat(parts, ignore_index=True)))
 
 
 def adjust(effects: pd.DataFrame) -> pd.DataFrame:
@@ -411,7 +414,7 @@ def benjamini_hochberg(p: pd.Series) -> pd.Series:
 def effect_rows(
     readings: Readings, contrast: Contrast, kind: str, results: dict[Outcome, Estimate]
 ) -> pd.DataFrame:
-    """Rows of `EFFECT_COLUMNS`, one for each outcome, p_adjusted still open."""
+    """Rows of `EFFECT_COLUMNS`, one for each outcome, p_adjusted and p_placebo still open."""
     rows = [
         {
             "measure": outcome[0],
@@ -420,6 +423,7 @@ def effect_rows(
             "kind": kind,
             **vars(results[outcome]),
             "p_adjusted": float("nan"),
+            "p_placebo": float("nan"),
             "unit": unit,
         }
         for outcome, unit in readings.units.items()

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
+from dgmvlc_cli.analysis.trust import calibration_words
 from dgmvlc_cli.report import words
 from dgmvlc_cli.report.contents import ReportContents, records
 from dgmvlc_cli.report.drawing import Drawing, data_uri
@@ -117,6 +118,8 @@ def _effects_context(contents: ReportContents, numbers: Numbers) -> dict[str, An
         "effect_measures": list(dict.fromkeys(row["measure"] for row in rows)),
         "effect_regions": list(dict.fromkeys(row["region"] for row in rows)),
         "folds": numbers.fold_table,
+        "mixed_rows": numbers.mixed_rows,
+        "calibration": calibration_words(len(contents.placebo_words)),
         "statistic_rows": statistic_rows(contents),
         "effect_methods": effect_methods(contents),
         "truth_rows": [] if contents.truth is None else ordered(contents.truth),

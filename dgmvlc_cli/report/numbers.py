@@ -25,6 +25,7 @@ class Numbers:
 
     trust_facts: dict[str, Any] | None
     effect_table: list[dict[str, Any]]
+    mixed_rows: list[dict[str, Any]]
     fold_table: pd.DataFrame
     map_rows: list[dict[str, Any]]
 
@@ -34,6 +35,7 @@ def numbers_of(contents: ReportContents) -> Numbers:
     return Numbers(
         trust_facts=trust_facts(contents),
         effect_table=effect_table(contents),
+        mixed_rows=mixed_rows(contents),
         fold_table=fold_table(contents),
         map_rows=map_rows(contents),
     )
@@ -131,6 +133,17 @@ def _placebo_cells(implied: pd.DataFrame | None, debiased: pd.DataFrame | None) 
         "placebos": 0 if known is None else len(known),
         "placebos_covered": 0 if known is None else len(known) - _excluding_zero(known),
     }
+
+
+def mixed_rows(contents: ReportContents) -> list[dict[str, Any]]:
+    """The mixed model over subject, fold and seed: a row for each measure and lung region.
+
+    paired: the model-implied row beside it.  What the mask holds fixed is left out.
+    """
+    rows = contents.effects_of("mixed").dropna(subset=["effect"])
+    rows = rows[~rows["region"].isin(CONTROL_REGIONS) & (rows["ci_low"] < rows["ci_high"])]
+    paired = by_place(contents.effects_of("model_implied"))
+    return [row | {"paired": paired.get((row["measure"], row["region"]))} for row in ordered(rows)]
 
 
 def statistic_rows(contents: ReportContents) -> list[dict[str, Any]]:

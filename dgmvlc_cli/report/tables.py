@@ -82,6 +82,7 @@ RESULT_COLUMNS = (
     "ci_high",
     "p",
     "p_adjusted",
+    "p_placebo",
     "unit",
     "method",
 )

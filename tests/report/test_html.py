@@ -28,7 +28,7 @@ from dgmvlc_cli.report.html import (
     report_json,
     write_report,
 )
-from dgmvlc_cli.report.numbers import effect_table, numbers_of, trust_facts
+from dgmvlc_cli.report.numbers import effect_table, mixed_rows, numbers_of, trust_facts
 from dgmvlc_cli.report.pdf import browser_command, find_browser
 from dgmvlc_cli.report.viewer import MAX_BYTES
 from dgmvlc_cli.workspace import write_table
@@ -195,6 +195,16 @@ def test_the_four_numbers_stand_side_by_side(contents: ReportContents) -> None:
     assert upper["placebo_high"] == by_kind.get_group("placebo").max()
     assert upper["placebos"] == 2
     assert next(iter(rows)) == ("mean_hu", "lungs")
+
+
+def test_the_mixed_model_and_the_calibrated_p_are_on_the_page(
+    folder: Path, contents: ReportContents
+) -> None:
+    page = (folder / "report.html").read_text("utf-8")
+    rows = mixed_rows(contents)
+    assert f'data-value="{rows[0]["effect"]}"' in page and "over subject, fold and seed" in page
+    assert "p 0.012" in page and "root mean square of 2 placebos" in page
+    assert {row["paired"]["kind"] for row in rows} == {"model_implied"}
 
 
 def test_the_placebos_convict_a_model_that_makes_much_of_nothing(
