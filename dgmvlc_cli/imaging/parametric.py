@@ -63,6 +63,7 @@ def write_parametric_map(
         value_range=(float(values.min()), float(values.max())),
         slope=1.0,
         intercept=0.0,
+        quantity_definition=CodedConcept("112031", "DCM", "Attenuation Coefficient"),
     )
     result = ParametricMap(
         [patient],
@@ -78,12 +79,15 @@ def write_parametric_map(
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[hounsfield],
         voi_lut_transformations=[VOILUTTransformation(window_center=0.0, window_width=2 * limit)],
+        content_creator_name="dgmvlc^",
         content_description=description[:64],
         series_description=description[:64],
     )
     for keyword in ("SourceImageSequence", "ReferencedSeriesSequence"):
         if keyword in result:  # there is no file behind the patient
             del result[keyword]
+    result.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [_both_lungs()]
+    _order_along_normal(result)
     with atomic_path(path) as part:
         result.save_as(part)
 
@@ -109,6 +113,36 @@ def _patient(subject: str, study: str, shape: tuple[int, ...]) -> Dataset:
     patient.ImageOrientationPatient = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
     patient.ImagePositionPatient = [0.0, 0.0, 0.0]
     return patient
+
+
+def _order_along_normal(result: Dataset) -> None:
+    """Put the frames in rising order along rows x columns.
+
+    highdicom writes them falling, which its positions say, but dcmqi (with it 3D Slicer) takes the
+    order for granted and would show the lungs upside down.
+    """
+    orientation = result.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0]
+    row, column = np.reshape(np.array(orientation.ImageOrientationPatient, float), (2, 3))
+    frames = list(result.PerFrameFunctionalGroupsSequence)
+    places = [np.array(one.PlanePositionSequence[0].ImagePositionPatient, float) for one in frames]
+    order = np.argsort(np.array(places) @ np.cross(row, column))
+    numbers = [one.FrameContentSequence[0].DimensionIndexValues for one in frames]
+    rising = [frames[k] for k in order]
+    for frame, number in zip(rising, numbers, strict=True):
+        frame.FrameContentSequence[0].DimensionIndexValues = number
+    result.PerFrameFunctionalGroupsSequence = rising
+    pixels = np.frombuffer(result.FloatPixelData, "<f4").reshape(len(frames), -1)
+    result.FloatPixelData = pixels[order].tobytes()
+
+
+def _both_lungs() -> Dataset:
+    """The frame anatomy; readers such as dcmqi, and with it 3D Slicer, fail without one."""
+    from highdicom.sr import CodedConcept
+
+    anatomy = Dataset()
+    anatomy.FrameLaterality = "B"
+    anatomy.AnatomicRegionSequence = [CodedConcept("39607008", "SCT", "Lung")]
+    return anatomy
 
 
 def _placed(values: np.ndarray, grid: Grid, frame_of_reference_uid: str) -> Volume:

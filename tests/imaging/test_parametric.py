@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -63,6 +64,24 @@ def test_maps_of_a_subject_share_a_study_and_say_their_unit(tmp_path: Path) -> N
     assert mapping.MeasurementUnitsCodeSequence[0].CodeValue == "[hnsf'U]"
     assert (one.PatientID, one.ContentQualification) == ("s1", "RESEARCH")
     assert "SourceImageSequence" not in one and "ReferencedSeriesSequence" not in one
+
+
+@pytest.mark.parametrize("direction", AXES.values(), ids=AXES)
+def test_dcmqi_which_3d_slicer_reads_with_finds_the_same_voxels(
+    direction: np.ndarray, tmp_path: Path
+) -> None:
+    pytest.importorskip("highdicom")
+    converter = Path(pytest.importorskip("dcmqi").__file__).parent / "bin" / "paramap2itkimage"
+    grid = grid_along(direction)
+    values = np.random.default_rng(1).normal(0, 20, grid.shape).astype(np.float32)
+    write(tmp_path / "map.dcm", values, grid)
+    options = ["--inputDICOM", tmp_path / "map.dcm", "--outputDirectory", tmp_path]
+    subprocess.run([converter, *options, "--outputType", "nrrd"], check=True, capture_output=True)
+    found = read_image(tmp_path / "pmap.nrrd")
+    for place in np.ndindex(grid.shape):
+        along = direction @ (np.array(place) * grid.spacing_mm)[::-1]
+        index = found.TransformPhysicalPointToIndex((grid.origin_mm + along).tolist())
+        assert found[index] == pytest.approx(values[place])
 
 
 def test_restore_writes_hu_and_leaves_masks_as_they_are(chest, tmp_path: Path) -> None:
