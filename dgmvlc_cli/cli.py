@@ -537,6 +537,10 @@ def restore(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder to write to (default: below restored/).")
     ] = None,
+    dicom: Annotated[
+        bool,
+        typer.Option("--dicom", help="Write HU and differences as DICOM Parametric Maps too."),
+    ] = False,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -549,7 +553,9 @@ def restore(
 
     run = _run(force=force, dry_run=dry_run, as_json=as_json)
     chosen: Any = _choice(kind, ("hu", "difference", "mask"), "--kind")
-    result = restore(_workspace(workspace), run, files, subject=subject, kind=chosen, out=out)
+    result = restore(
+        _workspace(workspace), run, files, subject=subject, kind=chosen, out=out, dicom=dicom
+    )
     _finish(result, as_json, workspace)
 
 

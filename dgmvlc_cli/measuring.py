@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dgmvlc_cli.analysis.axioms import MOVED_REGIONS, moved_hu
 from dgmvlc_cli.analysis.contrasts import Contrast
 from dgmvlc_cli.analysis.looks import Pair, PairSummary, summarise
 from dgmvlc_cli.analysis.maps import Sampler
-from dgmvlc_cli.analysis.measures import measure, wasserstein_hu
+from dgmvlc_cli.analysis.measures import measure_regions, wasserstein_hu
 from dgmvlc_cli.analysis.readings import MEASURE_COLUMNS, OBSERVED
 from dgmvlc_cli.analysis.zones import regions
 from dgmvlc_cli.generators.grid import place
@@ -37,8 +38,9 @@ class ArmVolume:
 class MeasureTask:
     """One subject's real scan and generated arms, for one worker.
 
-    contrasts: whose differences are mapped, the studied one first.  sentences: of its arms.
-    keep_images: give the first draw's images back, for the report.
+    contrasts: those that the subject informs, whose differences are mapped.  studied: the one
+    whose first draw the report shows, where the subject informs it.  sentences: of its arms.
+    keep_images: give that draw's images back.
     """
 
     workspace: Workspace
@@ -48,6 +50,7 @@ class MeasureTask:
     grid: tuple[int, int, int] | None
     spacing_mm: float
     contrasts: tuple[Contrast, ...] = ()
+    studied: Contrast | None = None
     sentences: tuple[str, str] = ("", "")
     keep_images: bool = False
 
@@ -59,7 +62,8 @@ class Look:
     rows: of measures.tsv.  distances: rows of distances.tsv.  real_map: the real scan in the
     template.  difference_maps: contrast's text -> target minus reference in the template, mean over
     draws.  cell_mm: size of a template cell in this subject.  summary, pair: of the studied
-    contrast's first draw.
+    contrast's first draw.  moved_hu: region -> mean absolute difference of its arms, mean over
+    draws.
     """
 
     subject: str
@@ -70,6 +74,7 @@ class Look:
     cell_mm: tuple[float, ...] = ()
     summary: PairSummary | None = None
     pair: Pair | None = None
+    moved_hu: Mapping[str, float] = field(default_factory=dict)
 
 
 def look_at(task: MeasureTask) -> Look:
@@ -84,10 +89,12 @@ def look_at(task: MeasureTask) -> Look:
     arms = {(one.arm, one.seed): read_volume(one.path) for one in task.arms}
     volumes: list[tuple[str, int | None, Volume]] = [(OBSERVED, None, scan)]
     volumes += [(arm, seed, volume) for (arm, seed), volume in arms.items()]
+    # Muscle and fat are cut from the real scan, so that all arms are measured in the same voxels.
+    masks = regions(labels, scan.spacing_mm, scan_hu=scan.hu)
     rows = [
         {"subject": task.subject, "fold": task.fold, "seed": seed, "arm": arm, **row}
         for arm, seed, volume in volumes
-        for row in measure(volume.hu, labels, volume.spacing_mm, scan_hu=scan.hu)
+        for row in measure_regions(volume.hu, masks, scan.spacing_mm)
     ]
     if not task.contrasts:
         return Look(subject=task.subject, rows=rows)
@@ -97,31 +104,31 @@ def look_at(task: MeasureTask) -> Look:
         for contrast in task.contrasts
         if (hu := _mean_difference(arms, contrast)) is not None
     }
-    pair = _first_pair(task, arms, scan, labels)
+    pair = None if task.studied is None else _first_pair(task, task.studied, arms, scan, labels)
     return Look(
         subject=task.subject,
         rows=rows,
-        distances=list(_distances(task, arms, labels, scan.spacing_mm)),
+        distances=list(_distances(task, arms, masks)),
         real_map=sampler(scan.hu),
         difference_maps=differences,
         cell_mm=sampler.cell_mm,
         summary=None if pair is None else summarise(pair),
         pair=pair if task.keep_images else None,
+        moved_hu={} if task.studied is None else _moved(task.studied, arms, masks),
     )
 
 
 Arms = Mapping[tuple[str, int], Volume]
+Masks = Mapping[str, np.ndarray]
 
 
-def _distances(
-    task: MeasureTask, arms: Arms, labels: np.ndarray, spacing_mm: tuple[float, float, float]
-) -> Iterator[dict[str, Any]]:
+def _distances(task: MeasureTask, arms: Arms, masks: Masks) -> Iterator[dict[str, Any]]:
     """How far the target arm's distribution of HU lies from the reference arm's, by region."""
-    masks = regions(labels, spacing_mm, DISTANCE_REGIONS)
     for contrast in task.contrasts:
         for seed in _common_seeds(arms, contrast):
             reference, target = (arms[arm, seed].hu for arm in contrast.arms)
-            for region, mask in masks.items():
+            for region in DISTANCE_REGIONS:
+                mask = masks[region]
                 if mask.any():
                     yield {
                         "subject": task.subject,
@@ -149,8 +156,20 @@ def _mean_difference(arms: Arms, contrast: Contrast) -> np.ndarray | None:
     return np.mean([arms[target, one].hu - arms[reference, one].hu for one in seeds], axis=0)
 
 
-def _first_pair(task: MeasureTask, arms: Arms, scan: Volume, labels: np.ndarray) -> Pair | None:
-    reference, target = (arms.get((arm, 0)) for arm in task.contrasts[0].arms)
+def _moved(contrast: Contrast, arms: Arms, masks: Masks) -> dict[str, float]:
+    """How far each region moves between the arms, mean over the draws that have both."""
+    reference, target = contrast.arms
+    moved = [
+        moved_hu(arms[reference, one].hu, arms[target, one].hu, masks)
+        for one in _common_seeds(arms, contrast)
+    ]
+    return {name: float(np.mean([one[name] for one in moved])) for name in MOVED_REGIONS if moved}
+
+
+def _first_pair(
+    task: MeasureTask, studied: Contrast, arms: Arms, scan: Volume, labels: np.ndarray
+) -> Pair | None:
+    reference, target = (arms.get((arm, 0)) for arm in studied.arms)
     if reference is None or target is None:
         return None
     return Pair(

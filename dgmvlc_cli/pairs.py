@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from dgmvlc_cli import workspace
-from dgmvlc_cli.analysis.contrasts import Contrast
+from dgmvlc_cli.analysis.contrasts import Contrast, informing
 from dgmvlc_cli.cohort import Cohort, read_folds, training_inputs
 from dgmvlc_cli.config import Settings
 from dgmvlc_cli.generators.grid import place
@@ -40,28 +40,33 @@ def folder_name(settings: Settings, contrast: Contrast) -> str:
     return contrast_name(contrast) + suffix
 
 
-def pairs_sidecar(
-    ws: Workspace,
-    settings: Settings,
-    cohort: Cohort,
-    contrast: Contrast,
-    only: Collection[str] | None = None,
-) -> Sidecar:
-    """What the pairs of one contrast hang on: models, scans and sentences.
-
-    only: the subjects asked for, where not all were.
-    """
+def pairs_inputs(ws: Workspace, settings: Settings, cohort: Cohort) -> dict[str, str]:
+    """What the pairs of every contrast hang on: fingerprints of models, scans and sentences."""
     name = settings.train.model
     folds = read_folds(ws, name)
     weights = [path for fold in sorted(folds.unique()) for path in ws.weights(name, int(fold))]
-    inputs: dict[str, Any] = {
+    return {
         "models": workspace.sha256_files(weights),
         **training_inputs(ws, cohort, [one for one in folds.index if one in cohort.rows.index]),
     }
-    if only is not None:
-        inputs["only"] = sorted(only)
-    folder = ws.contrast(name, folder_name(settings, contrast))
-    return Sidecar(path=folder / "pairs.json", inputs=inputs, outputs=(folder / "pairs.tsv",))
+
+
+def pairs_sidecar(
+    ws: Workspace,
+    settings: Settings,
+    contrast: Contrast,
+    inputs: Mapping[str, str],
+    only: Collection[str] | None = None,
+) -> Sidecar:
+    """The sidecar of one contrast's pairs.
+
+    inputs: from `pairs_inputs`.  only: the subjects asked for, where not all were.
+    """
+    chosen = {} if only is None else {"only": sorted(only)}
+    folder = ws.contrast(settings.train.model, folder_name(settings, contrast))
+    return Sidecar(
+        path=folder / "pairs.json", inputs={**inputs, **chosen}, outputs=(folder / "pairs.tsv",)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,22 +175,18 @@ def arm_edits(
 
 
 def subjects_of(contrast: Contrast, cohort: Cohort, series: Collection[Contrast] = ()) -> list[str]:
-    """Subjects whose real value informs the contrast: at either level, or any number.
+    """Subjects that get the pairs of a contrast: those that inform it (see `informing`).
 
-    The same subjects serve all four numbers, so that these describe one population.  series: the
-    contrasts of one attribute that are studied together; subjects at any of their levels get every
-    arm.  A joint edit is made in everybody whose value of each edited attribute is known, or is
-    led by another one.
+    series: the contrasts of one attribute that are studied together; subjects that inform any of
+    them get every arm.  A joint edit is made in everybody whose value of each edited attribute is
+    known, or is led by another one.
     """
     rows = cohort.rows
     if contrast.joint:
         free = [one for one, _ in contrast.edits if cohort.schema.attributes[one].follows is None]
         return list(rows.index[rows[free].notna().all(axis=1)])
-    column = rows[contrast.attribute]
-    if contrast.numeric:
-        return list(rows.index[column.notna()])
-    levels = {level for one in (contrast, *series) for level in (one.reference, one.target)}
-    return list(rows.index[column.isin(levels)])
+    wanted = {subject for one in (contrast, *series) for subject in informing(rows, one)}
+    return [subject for subject in rows.index if subject in wanted]
 
 
 def noise(seed: int, subject: str, draw: int, shape: tuple[int, ...]) -> np.ndarray:

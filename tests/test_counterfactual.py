@@ -68,7 +68,10 @@ def test_the_dose_response_is_a_table_beside_the_report(root, ages):
 
 def test_levels_are_compared_in_one_population(root, monkeypatch):
     # The page is drawn in other tests; here the tables count.
-    monkeypatch.setattr("dgmvlc_cli.report.html.write_report", lambda folder, contents: None)
+    drawn = []
+    monkeypatch.setattr(
+        "dgmvlc_cli.report.html.write_report", lambda folder, contents: drawn.append(contents)
+    )
     values = "never smoker,former smoker,current smoker"
     asked = ("--attribute", "smoking", "--values", values, "-w", str(root))
     dgmvlc("counterfactual", *asked, *ONE)
@@ -85,6 +88,20 @@ def test_levels_are_compared_in_one_population(root, monkeypatch):
     alone = prompts["smoking"].isin(["never smoker", "current smoker"]).sum()
     assert set(effects.loc[effects["kind"] == "model_implied", "n"]) == {alone}
     assert (folder / "overlap.tsv").exists()
+    # So are its statistics, distances, maps and pictures; the other level is no placebo of it.
+    statistics = workspace.read_table(folder / "statistics.tsv")
+    assert set(statistics.loc[statistics["statistic"] == "mean, t", "n"]) == {alone}
+    distances = workspace.read_table(folder / "distances.tsv")
+    former = set(prompts.loc[prompts["smoking"] == "former smoker", "subject"])
+    assert set(distances["contrast"]) == {"smoking: never smoker -> current smoker"}
+    assert former and former.isdisjoint(distances["subject"])
+    maps = workspace.read_table(folder / "maps.tsv").set_index("map")
+    assert maps.loc["model_implied", "n"] == alone and "placebo" not in maps.index
+    (contents,) = drawn
+    assert len(contents.summaries) == alone
+    assert former.isdisjoint(
+        [*(one.subject for one in contents.pairs), *contents.measures["subject"]]
+    )
 
 
 def test_edits_are_made_together_in_the_subjects_own_row(root):

@@ -17,7 +17,7 @@ from commands import dgmvlc, process
 from pages import NUMBER, trace_numbers, written
 
 from dgmvlc_cli import workspace
-from dgmvlc_cli.measuring import COLUMNS
+from dgmvlc_cli.analysis.readings import MEASURE_COLUMNS
 
 EFFECT_COLUMNS = [
     "measure",
@@ -30,6 +30,7 @@ EFFECT_COLUMNS = [
     "ci_high",
     "p",
     "p_adjusted",
+    "p_placebo",
     "unit",
     "method",
 ]
@@ -129,7 +130,7 @@ def test_generated_volumes_lie_where_the_scan_lies(study):
 def test_the_tables_have_the_columns_of_the_contract(study):
     folder = study / "analysis" / "flow" / CONTRAST
     measures = workspace.read_table(folder / "measures.tsv")
-    assert list(measures.columns) == list(COLUMNS)
+    assert list(measures.columns) == list(MEASURE_COLUMNS)
     arms = {"observed", "smoking=never smoker", "smoking=current smoker"}
     assert arms <= set(measures["arm"])
     effects = workspace.read_table(folder / "effects.tsv")

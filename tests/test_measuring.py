@@ -52,6 +52,7 @@ def task(root: Path, arms: tuple[ArmVolume, ...], **changes: object) -> MeasureT
         "grid": GRID,
         "spacing_mm": 10.0,
         "contrasts": (SMOKING, PLACEBO),
+        "studied": SMOKING,
         "sentences": ("never", "current"),
         "keep_images": True,
     }
@@ -77,6 +78,31 @@ def test_differences_are_averaged_over_draws_and_kept_by_contrast(tmp_path):
     assert np.nanmean(look.real_map) == pytest.approx(-850, abs=0.1)
     table = measuring.measures_table([look]).query("measure == 'mean_hu' and region == 'lungs'")
     assert table.groupby("arm")["value"].mean()["smoking=current smoker"] == pytest.approx(-869)
+
+
+def test_regions_are_cut_once_for_all_arms(tmp_path, monkeypatch):
+    arms, cut = write_subject(tmp_path), []
+    original = measuring.regions
+    monkeypatch.setattr(
+        measuring, "regions", lambda *mask, **scan: cut.append(mask) or original(*mask, **scan)
+    )
+    assert len(look_at(task(tmp_path, arms)).rows) > 2 * len(arms)
+    assert len(cut) == 1
+
+
+def test_what_moves_is_of_the_studied_contrast_and_a_mean_over_draws(tmp_path):
+    arms = write_subject(tmp_path)
+    moved = look_at(task(tmp_path, arms)).moved_hu
+    assert (moved["lungs"], moved["body"]) == (19, 0)
+    assert not look_at(task(tmp_path, arms, studied=None)).moved_hu
+
+
+def test_a_subject_that_does_not_inform_a_contrast_is_measured_and_not_shown(tmp_path):
+    look = look_at(task(tmp_path, write_subject(tmp_path), contrasts=(PLACEBO,), studied=None))
+    assert SMOKING.arms[1] in {row["arm"] for row in look.rows}
+    assert set(look.difference_maps) == {PLACEBO.text}
+    assert {row["contrast"] for row in look.distances} == {PLACEBO.text}
+    assert look.pair is None and look.summary is None
 
 
 def test_distances_are_those_of_the_shift_in_every_draw(tmp_path):

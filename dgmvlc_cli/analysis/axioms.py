@@ -10,7 +10,7 @@ predictors that were trained on real scans only and have not seen the subject:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from dgmvlc_cli.analysis import debias
 from dgmvlc_cli.analysis.contrasts import MIN_SUBJECTS, Contrast, dose, is_number
 from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
 from dgmvlc_cli.analysis.readings import Readings
-from dgmvlc_cli.analysis.zones import CONTROL_REGIONS, LUNG_REGIONS, regions
+from dgmvlc_cli.analysis.zones import CONTROL_REGIONS, LUNG_REGIONS
 from dgmvlc_cli.workspace import generator
 
 COLUMNS = ("property", "what", "n", "value", "ci_low", "ci_high", "unit", "scale", "method")
@@ -243,20 +243,18 @@ MOVED_REGIONS = ("lungs", *CONTROL_REGIONS)
 
 
 def moved_hu(
-    one: np.ndarray,
-    other: np.ndarray,
-    labels: np.ndarray,
-    spacing_mm: tuple[float, float, float],
-    scan_hu: np.ndarray,
+    one: np.ndarray, other: np.ndarray, masks: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
     """Mean absolute difference of two images in the lungs and in each negative control, HU.
 
-    one, other: (z, y, x) HU.  labels: (z, y, x) Tissue.  scan_hu: the real scan, from which muscle
-    and fat are cut.  A region that is absent is NaN.
+    one, other: (z, y, x) HU.  masks: from `zones.regions`, with those of `MOVED_REGIONS`.  A region
+    that is absent is NaN.
     """
     difference = np.abs(np.asarray(one, np.float64) - other)
-    masks = regions(labels, spacing_mm, MOVED_REGIONS, scan_hu)
-    return {name: float(difference[m].mean()) if m.any() else np.nan for name, m in masks.items()}
+    return {
+        name: float(difference[masks[name]].mean()) if masks[name].any() else np.nan
+        for name in MOVED_REGIONS
+    }
 
 
 def minimality(moved: pd.DataFrame) -> pd.DataFrame:

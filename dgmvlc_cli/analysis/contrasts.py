@@ -106,6 +106,16 @@ def dose(design: pd.DataFrame, contrast: Contrast) -> pd.Series:
     return scaled.dropna().sort_index()
 
 
+def informing(design: pd.DataFrame, contrast: Contrast) -> list[str]:
+    """Subjects whose own value informs the contrast: at either level, or any number.
+
+    All four numbers, the maps, the statistics and the pictures are of these subjects, so that they
+    describe one population.  Arms may exist of others too, who stand at a level that was studied
+    along with these two.  A joint edit is informed by everybody.
+    """
+    return list(design.index if contrast.joint else dose(design, contrast).index)
+
+
 @dataclass(frozen=True)
 class Cohort:
     """Subjects of a contrast, and the outcomes that are known in exactly these subjects.

@@ -11,6 +11,7 @@ e(x) = E[A | x], m_a(x) the generator's out-of-fold prediction in arm a, mu_a(x)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,8 @@ SPLITS = 5
 PENALTY = 1.0
 CLIP = 0.05
 
+# (attribute, covariates, other covariates) -> propensity at the others, as `propensity`.
+Propensity = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 # A group of subjects as (n,) bool, and the degrees of freedom that estimation leaves it.
 Spare = tuple[np.ndarray, float]
 
@@ -51,28 +54,37 @@ class Debiased:
 
 @dataclass(frozen=True)
 class Split:
-    """One division of the subjects.  fold, propensity: (n,), the latter cross-fitted e(x)."""
+    """One division of the subjects.
+
+    fold: (n,).  propensity: the cross-fitted e(x), (n,), or (n, L) of several levels.
+    """
 
     fold: np.ndarray
     propensity: np.ndarray
 
 
 def cross_splits(
-    a: np.ndarray, covariates: np.ndarray, rng: np.random.Generator, splits: int = SPLITS
+    a: np.ndarray,
+    covariates: np.ndarray,
+    rng: np.random.Generator,
+    splits: int = SPLITS,
+    fit: Propensity | None = None,
 ) -> list[Split]:
     """Random divisions into folds, each with its cross-fitted propensity.
 
-    a: (n,) attribute.  covariates: (n, p), standardised.  Everything here depends on the contrast
-    alone, so one call serves all outcomes.
+    a: (n,) attribute, or codes of levels.  covariates: (n, p), standardised.  fit: what estimates
+    the propensity, `propensity` by default.  Everything here depends on the contrast alone, so one
+    call serves all outcomes.
     """
     result = []
     for _ in range(splits):
         fold = balanced_folds(a, rng)
-        e = np.empty_like(a)
-        for k in range(FOLDS):
-            test = fold == k
-            e[test] = propensity(a[~test], covariates[~test], covariates[test])
-        result.append(Split(fold, e))
+        parts = [
+            (fit or propensity)(a[fold != k], covariates[fold != k], covariates[fold == k])
+            for k in range(FOLDS)
+        ]
+        order = np.argsort(fold, kind="stable")
+        result.append(Split(fold, np.concatenate(parts)[np.argsort(order)]))
     return result
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -20,12 +19,14 @@ from dgmvlc_cli.analysis.contrasts import (
     Contrast,
     Outcome,
     cohorts,
-    dose,
+    informing,
     unique_subjects,
 )
 from dgmvlc_cli.analysis.levels import OVERLAP_COLUMNS, overlap_rows
 from dgmvlc_cli.analysis.mixed import fit_mixed
+from dgmvlc_cli.analysis.permutation import sign_flips
 from dgmvlc_cli.analysis.readings import Readings
+from dgmvlc_cli.analysis.trust import with_placebo_p
 from dgmvlc_cli.analysis.zones import CONTROL_REGIONS
 from dgmvlc_cli.workspace import generator
 
@@ -54,12 +55,12 @@ EFFECT_COLUMNS = (
     "ci_high",
     "p",
     "p_adjusted",
+    "p_placebo",
     "unit",
     "method",
 )
 FOLD_COLUMNS = ("measure", "region", "contrast", "fold", "n", "effect", "unit")
 CONFIDENCE = 0.95
-FLIPS = 10_000
 ESTIMANDS = {"overlap": "overlap-weighted effect", "average": "average effect"}
 NO_GROUP = "a joint edit has no group of real scans to compare"
 HELD_FIXED = "both arms are identical: held fixed by the shared mask"
@@ -100,7 +101,7 @@ def model_implied(
     """Target arm minus reference arm within the trained models: rows of `EFFECT_COLUMNS`.
 
     One difference per subject (mean over seeds, then over folds).  Interval: paired t.  p:
-    sign-flip permutation of the mean, exact up to 13 subjects, else `FLIPS` flips keyed by seed.
+    sign-flip permutation of the mean (`sign_flip_p`), keyed by seed.
     The method text adds Cohen's d_z (mean over SD of the differences) and each fold's effect.
     Neither interval nor p knows that the model has learned the accidents of its cohort: what they
     are worth shows in the placebos.
@@ -146,7 +147,7 @@ def _mixed(differences: np.ndarray, fold: np.ndarray, sd_seed: float) -> Estimat
         return Estimate.missing(d.size, "fewer than 2 subjects have this measure in both arms")
     if not d.any():
         return Estimate(d.size, 0.0, 0.0, 0.0, 1.0, HELD_FIXED)
-    fit = fit_mixed(d, fold[known], sd_seed)
+    fit = fit_mixed(d, fold[known])
     low, high = fit.interval(CONFIDENCE)
     seeds = f", {sd_seed:.3g} between seeds" if np.isfinite(sd_seed) else ""
     method = (
@@ -177,20 +178,15 @@ def fold_effects(measures: pd.DataFrame | Readings, contrast: Contrast) -> pd.Da
 def sign_flip_p(differences: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Two-sided sign-flip p of the mean of each column; differences: (n, J), NaN left out: (J,).
 
-    Exact up to 2^n <= `FLIPS`, else by random flips, where the observed signs count as one more
-    draw (Phipson and Smyth 2010, doi:10.2202/1544-6115.1585).
+    Exact up to 2^n <= `permutation.FLIPS`, else by random flips, of which the observed signs are
+    one (Phipson and Smyth 2010, doi:10.2202/1544-6115.1585).
     """
-    n = differences.shape[0]
     filled = np.nan_to_num(differences)
     sums = np.abs(filled.sum(axis=0))
     # Ties that differ by rounding alone must count as ties.
     slack = 1e-9 * np.abs(filled).sum(axis=0)
-    if 2**n <= FLIPS:
-        signs = np.array(list(product((-1.0, 1.0), repeat=n))).reshape(2**n, n)
-        return np.mean(np.abs(signs @ filled) >= sums - slack, axis=0)
-    signs = 1.0 - 2.0 * rng.integers(0, 2, size=(FLIPS, n))
-    hits = np.sum(np.abs(signs @ filled) >= sums - slack, axis=0)
-    return (1 + hits) / (1 + FLIPS)
+    signs = sign_flips(differences.shape[0], rng).astype(np.float64)
+    return np.mean(np.abs(signs @ filled) >= sums - slack, axis=0)
 
 
 def _paired(differences: np.ndarray, p: float, folds: np.ndarray, contrast: Contrast) -> Estimate:
@@ -375,11 +371,12 @@ def estimate_effects(
 
     Kinds: model_implied, mixed, observed and debiased of the contrast; placebo (model-implied) and
     placebo_debiased of each placebo.  A row that cannot be computed has NaN and the reason in
-    method.  p_adjusted: see `adjust`.
+    method.  p_adjusted: see `adjust`.  p_placebo, of model_implied alone: see
+    `trust.placebo_calibration`.
     """
     design = unique_subjects(design)
     everyone = Readings.of(measures)
-    readings = _informing(everyone, design, contrast)
+    readings = everyone.of_subjects(informing(design, contrast))
     parts = [
         model_implied(readings, contrast, seed),
         mixed(readings, contrast),
@@ -387,22 +384,14 @@ def estimate_effects(
         debiased(readings, design, contrast, covariates, seed, helped=helped),
     ]
     for placebo in placebos:
-        readings = _informing(everyone, design, placebo)
+        readings = everyone.of_subjects(informing(design, placebo))
         parts += [
             model_implied(readings, placebo, seed, "placebo"),
             debiased(
                 readings, design, placebo, covariates, seed, kind="placebo_debiased", helped=helped
             ),
         ]
-    return adjust(pd.concat(parts, ignore_index=True))
-
-
-def _informing(readings: Readings, design: pd.DataFrame, contrast: Contrast) -> Readings:
-    """Readings whose pairs are of the subjects that inform the contrast, for all four numbers.
-
-    Pairs may exist of others too, who stand at a level that was studied along with these two.
-    """
-    return readings if contrast.joint else readings.of_subjects(dose(design, contrast).index)
+    return with_placebo_p(adjust(pd.concat(parts, ignore_index=True)))
 
 
 def adjust(effects: pd.DataFrame) -> pd.DataFrame:
@@ -425,7 +414,7 @@ def benjamini_hochberg(p: pd.Series) -> pd.Series:
 def effect_rows(
     readings: Readings, contrast: Contrast, kind: str, results: dict[Outcome, Estimate]
 ) -> pd.DataFrame:
-    """Rows of `EFFECT_COLUMNS`, one for each outcome, p_adjusted still open."""
+    """Rows of `EFFECT_COLUMNS`, one for each outcome, p_adjusted and p_placebo still open."""
     rows = [
         {
             "measure": outcome[0],
@@ -434,6 +423,7 @@ def effect_rows(
             "kind": kind,
             **vars(results[outcome]),
             "p_adjusted": float("nan"),
+            "p_placebo": float("nan"),
             "unit": unit,
         }
         for outcome, unit in readings.units.items()

@@ -17,18 +17,10 @@ from scipy import optimize, special
 
 from dgmvlc_cli.analysis import debias
 from dgmvlc_cli.analysis.contrasts import MIN_SUBJECTS, SUBJECTS_PER_COEFFICIENT, encode
-from dgmvlc_cli.analysis.debias import Fit, with_intercept
+from dgmvlc_cli.analysis.debias import Fit, Split, with_intercept
 
 # Below this share of its subjects that count, a level is compared through a few look-alikes.
 LEAST_EFFECTIVE_SHARE, MOST_RAISED = 0.5, 0.1
-
-
-@dataclass(frozen=True)
-class LevelSplit:
-    """One division of the subjects.  fold: (n,).  propensity: (n, L), cross-fitted."""
-
-    fold: np.ndarray
-    propensity: np.ndarray
 
 
 def multinomial_propensity(codes: np.ndarray, covariates: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -60,21 +52,10 @@ def multinomial_propensity(codes: np.ndarray, covariates: np.ndarray, at: np.nda
 
 
 def level_splits(
-    codes: np.ndarray,
-    covariates: np.ndarray,
-    rng: np.random.Generator,
-    splits: int = debias.SPLITS,
-) -> list[LevelSplit]:
-    """Random divisions into folds alike in levels, each with its cross-fitted propensity."""
-    result = []
-    for _ in range(splits):
-        fold = debias.balanced_folds(codes.astype(float), rng)
-        e = np.empty((codes.size, int(codes.max()) + 1))
-        for k in range(debias.FOLDS):
-            test = fold == k
-            e[test] = multinomial_propensity(codes[~test], covariates[~test], covariates[test])
-        result.append(LevelSplit(fold, e))
-    return result
+    codes: np.ndarray, covariates: np.ndarray, rng: np.random.Generator, splits: int = debias.SPLITS
+) -> list[Split]:
+    """`debias.cross_splits` with the propensity of every level."""
+    return debias.cross_splits(codes, covariates, rng, splits, multinomial_propensity)
 
 
 def tilt(propensity: np.ndarray) -> np.ndarray:
@@ -90,7 +71,7 @@ def debias_levels(
     codes: np.ndarray,
     covariates: np.ndarray,
     predictions: np.ndarray | None,
-    splits: list[LevelSplit],
+    splits: list[Split],
 ) -> dict[tuple[int, int], Fit]:
     """(reference, target) codes -> debiased effects of J outcomes in the common population.
 
@@ -210,7 +191,7 @@ OVERLAP_COLUMNS = (
 )
 
 
-def diagnose_overlap(levels: Levels, splits: list[LevelSplit]) -> pd.DataFrame:
+def diagnose_overlap(levels: Levels, splits: list[Split]) -> pd.DataFrame:
     """How much the levels have in common: `overlap_rows` of the median propensity over splits."""
     e = np.median([split.propensity for split in splits], axis=0)
     return overlap_rows(levels.names, levels.codes.to_numpy(), e)

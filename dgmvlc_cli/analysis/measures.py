@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from scipy import ndimage, optimize, special, stats
 
-from dgmvlc_cli.analysis.zones import REGIONS, Anatomy, known
+from dgmvlc_cli.analysis.zones import REGIONS, known, regions
 from dgmvlc_cli.errors import DgmvlcError
 
 LEAST_CLUSTERS = 10
@@ -233,21 +233,38 @@ def measure(
     count of voxels without a finite value.
     Raises UsageError for an unknown name, DgmvlcError where scan and mask differ in shape.
     """
-    if hu.shape != labels.shape:
-        raise DgmvlcError(
-            f"the scan has shape {hu.shape} and its mask {labels.shape}",
-            "Give each scan the mask made from it.",
-        )
+    _require_shape(hu, labels)
+    masks = regions(labels, spacing_mm, region_names, hu if scan_hu is None else scan_hu)
+    return measure_regions(hu, masks, spacing_mm, measures)
+
+
+def measure_regions(
+    hu: np.ndarray,
+    masks: Mapping[str, np.ndarray],
+    spacing_mm: tuple[float, float, float],
+    measures: Iterable[str] | None = None,
+) -> list[dict]:
+    """As `measure`, in regions that were cut before: several images of one mask share them.
+
+    masks: name -> (z, y, x) bool, from `zones.regions`.
+    """
     chosen = [MEASURES[name] for name in known(measures, MEASURES, "measure")]
-    anatomy = Anatomy(labels, spacing_mm, hu if scan_hu is None else scan_hu)
     voxel_ml = float(np.prod(spacing_mm)) / 1000.0
     rows: list[dict] = []
-    for region in known(region_names, REGIONS, "region"):
-        mask = REGIONS[region].find(anatomy)
+    for region, mask in masks.items():
+        _require_shape(hu, mask)
         limit_mm = np.inf if REGIONS[region].control else max(spacing_mm)
         usable = [item for item in chosen if limit_mm <= item.coarsest_mm]
         rows += [{"region": region, **row} for row in _measure_mask(hu, mask, voxel_ml, usable)]
     return rows
+
+
+def _require_shape(hu: np.ndarray, mask: np.ndarray) -> None:
+    if hu.shape != mask.shape:
+        raise DgmvlcError(
+            f"the scan has shape {hu.shape} and its mask {mask.shape}",
+            "Give each scan the mask made from it.",
+        )
 
 
 def _measure_mask(

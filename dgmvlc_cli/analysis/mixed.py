@@ -22,7 +22,7 @@ SMALLEST_RATIO, LARGEST_RATIO = 1e-8, 1e4
 class Mixed:
     """mu with its standard error and degrees of freedom, and the standard deviations.
 
-    sd_subject is of subject means (it holds the seeds' share); sd_seed is NaN with one seed.
+    sd_subject is of subject means, so it holds the seeds' share.
     """
 
     effect: float
@@ -30,18 +30,17 @@ class Mixed:
     dof: float
     sd_fold: float
     sd_subject: float
-    sd_seed: float
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         half = float(stats.t.ppf((1 + confidence) / 2, self.dof)) * self.se
         return self.effect - half, self.effect + half
 
 
-def fit_mixed(differences: np.ndarray, fold: np.ndarray, sd_seed: float = float("nan")) -> Mixed:
+def fit_mixed(differences: np.ndarray, fold: np.ndarray) -> Mixed:
     """The restricted maximum likelihood (REML) fit.
 
     differences: (n,) one per subject, the mean over its seeds, finite.  fold: (n,) which training
-    held the subject out.  sd_seed: passed through.
+    held the subject out.
 
     Degrees of freedom are Satterthwaite's (1946, doi:10.2307/3002019): twice the squared variance
     of mu over the variance of that variance.  Where folds differ by no more than their subjects do,
@@ -54,19 +53,19 @@ def fit_mixed(differences: np.ndarray, fold: np.ndarray, sd_seed: float = float(
     means = np.array([group.mean() for group in groups])
     within = float(sum(((group - group.mean()) ** 2).sum() for group in groups))
     if len(groups) < 2 or n_f.min() < 2 or within == 0:
-        return _without_folds(differences, sd_seed)
+        return _without_folds(differences)
     ratio = _reml_ratio(n_f, means, within)
     if ratio <= SMALLEST_RATIO:
-        return _without_folds(differences, sd_seed)
+        return _without_folds(differences)
     mu, residual, variance = _given(ratio, n_f, means, within)
     dof = _satterthwaite(n_f, ratio * residual, residual)
     sd_fold, sd_subject = (float(np.sqrt(one)) for one in (ratio * residual, residual))
-    return Mixed(mu, float(np.sqrt(variance)), dof, sd_fold, sd_subject, sd_seed)
+    return Mixed(mu, float(np.sqrt(variance)), dof, sd_fold, sd_subject)
 
 
-def _without_folds(differences: np.ndarray, sd_seed: float) -> Mixed:
+def _without_folds(differences: np.ndarray) -> Mixed:
     n, sd = differences.size, float(differences.std(ddof=1))
-    return Mixed(float(differences.mean()), sd / np.sqrt(n), n - 1.0, 0.0, sd, sd_seed)
+    return Mixed(float(differences.mean()), sd / np.sqrt(n), n - 1.0, 0.0, sd)
 
 
 def _reml_ratio(n_f: np.ndarray, means: np.ndarray, within: float) -> float:

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-from dgmvlc_cli.analysis.contrasts import Contrast, Outcome
-from dgmvlc_cli.analysis.effects import observed, sign_flip_p
+from dgmvlc_cli.analysis.contrasts import Contrast, Outcome, informing
+from dgmvlc_cli.analysis.effects import benjamini_hochberg, observed, sign_flip_p
 from dgmvlc_cli.analysis.readings import Readings
 from dgmvlc_cli.analysis.zones import CONTROL_REGIONS
 from dgmvlc_cli.workspace import generator
@@ -209,7 +209,7 @@ def statistics_table(
     adjusted for lung volume besides the covariates, since a deeper breath makes lungs less dense.
     p_adjusted: Benjamini-Hochberg over all measures and regions of one statistic.
     """
-    readings = Readings.of(measures)
+    readings = Readings.of(measures).of_subjects(informing(design, contrast))
     reference, target = readings.pairs(contrast)
     differences = (target - reference).groupby(level="subject").mean()
     spread = readings.scans().std(ddof=1)
@@ -227,7 +227,8 @@ def statistics_table(
         rows += [_row(outcome, contrast, "model_implied", asdict(one)) for one in results]
     rows += _volume_adjusted(readings, design, contrast, covariates)
     table = pd.DataFrame(rows, columns=list(STATISTIC_COLUMNS))
-    return table.assign(p_adjusted=_adjusted(table))
+    families = table["p"].groupby([table["kind"], table["statistic"]])
+    return table.assign(p_adjusted=families.transform(benjamini_hochberg))
 
 
 def _row(outcome: Outcome, contrast: Contrast, kind: str, values: dict) -> dict:
@@ -263,15 +264,6 @@ def _volume_adjusted(
         )
         for row in rows[chosen].to_dict("records")
     ]
-
-
-def _adjusted(table: pd.DataFrame) -> pd.Series:
-    def adjust(p: pd.Series) -> pd.Series:
-        known = p.dropna()
-        values = stats.false_discovery_control(known) if len(known) else known
-        return pd.Series(values, index=known.index, dtype=float).reindex(p.index)
-
-    return table["p"].groupby([table["kind"], table["statistic"]]).transform(adjust)
 
 
 def distance_rows(

@@ -11,6 +11,7 @@ from scipy import stats
 
 from dgmvlc_cli.analysis import levels as several_levels
 from dgmvlc_cli.analysis.contrasts import Contrast, Outcome, arm_name, unique_subjects
+from dgmvlc_cli.analysis.debias import Split
 from dgmvlc_cli.analysis.effects import (
     CONFIDENCE,
     Estimate,
@@ -21,11 +22,12 @@ from dgmvlc_cli.analysis.effects import (
     observed,
     student,
 )
-from dgmvlc_cli.analysis.levels import LevelSplit
+from dgmvlc_cli.analysis.effects import overlap as overlap_of_two
 from dgmvlc_cli.analysis.mixed import fit_mixed
 from dgmvlc_cli.analysis.readings import Readings
 from dgmvlc_cli.workspace import generator
 
+SEVERAL = ("dose.tsv", "levels.tsv", "overlap.tsv")
 DOSE_COLUMNS = (
     "measure",
     "region",
@@ -40,6 +42,35 @@ DOSE_COLUMNS = (
     "unit",
     "method",
 )
+
+
+def tables_of_several(
+    measures: pd.DataFrame,
+    design: pd.DataFrame,
+    series: Sequence[Contrast],
+    covariates: Sequence[str],
+    seed: int,
+    helped: bool,
+) -> dict[str, pd.DataFrame]:
+    """What an analysis writes besides, file name (one of `SEVERAL`) -> table.
+
+    series: contrasts of one attribute, each from the same first value.  A single one has the
+    overlap of its groups, several levels have theirs and levels.tsv, a numeric attribute dose.tsv.
+    """
+    if len(series) < 2:
+        table = overlap_of_two(design, series[0], covariates, seed)
+        return {} if table.empty else {"overlap.tsv": table}
+    attribute = series[0].attribute
+    values = [series[0].reference, *(one.target for one in series)]
+    if series[0].numeric:
+        doses = [float(one) for one in values]
+        table = dose_response(measures, design, attribute, doses, covariates, seed, helped=helped)
+        return {"dose.tsv": table}
+    names = [str(one) for one in values]
+    effects, overlap = level_effects(
+        measures, design, attribute, names, covariates, seed, helped=helped
+    )
+    return {"levels.tsv": effects, "overlap.tsv": overlap}
 
 
 # Levels -----------------------------------------------------------------------------------------
@@ -85,7 +116,7 @@ def level_effects(
 
 
 def _debias_levels(
-    readings: Readings, subjects: several_levels.Levels, splits: list[LevelSplit], helped: bool
+    readings: Readings, subjects: several_levels.Levels, splits: list[Split], helped: bool
 ) -> list[dict[Outcome, Estimate]]:
     """Estimates of every outcome, for each pair of levels."""
     y = readings.scans().reindex(subjects.codes.index)
@@ -133,18 +164,12 @@ def dose_response(
 ) -> pd.DataFrame:
     """The response of every measure and region to a numeric attribute: `DOSE_COLUMNS`.
 
-    Kinds: "arm", the mean paired change from the first value, one row for each (the first is 0);
-    and per unit of the attribute "slope" (each subject's least-squares slope over its arms, mean
-    over subjects, paired t interval; with the same values for everybody it is the fixed slope of a
-    mixed model with a random slope for each subject), "slope_mixed" (the same with folds as a
-    sample of trainings), "slope_observed" and "slope_debiased" (real scans, as `effects.observed`
-    and `effects.debiased`).  Subjects are the unit: seeds are averaged first.
+    Kinds: those of `arm_responses`, and per unit of the attribute "slope_observed" and
+    "slope_debiased" (real scans, as `effects.observed` and `effects.debiased`).
     """
     readings, design = Readings.of(measures), unique_subjects(design)
-    arms = readings.arms_by_fold([arm_name(attribute, value) for value in values])
-    dose = np.asarray(values, dtype=float)
-    step = float(dose[-1] - dose[0])
-    whole = Contrast(attribute, float(dose[0]), float(dose[-1]))
+    step = float(values[-1] - values[0])
+    whole = Contrast(attribute, float(values[0]), float(values[-1]))
     kinds = {
         "slope_observed": observed(readings, design, whole, covariates),
         "slope_debiased": debiased(readings, design, whole, covariates, seed, helped=helped),
@@ -154,18 +179,38 @@ def dose_response(
         for kind, table in kinds.items()
     }
     rows = []
-    for j, (outcome, unit) in enumerate(readings.units.items()):
-        response = np.column_stack([arm.iloc[:, j] for arm in arms])
-        known = np.isfinite(response).all(axis=1)
-        fold = arms[0].index.get_level_values("fold").to_numpy()[known]
-        for kind, value, said, units in _responses(response[known], fold, dose, unit):
-            rows.append((*outcome, attribute, kind, value, *_numbers(said), units, said.method))
+    for outcome, unit in readings.units.items():
         for kind, found in real.items():
             row = found[outcome]
             effect, *ends = (row[name] / step for name in ("effect", "ci_low", "ci_high"))
             numbers = (row["n"], effect, *sorted(ends), row["p"])
             per = f"{unit} per unit"
             rows.append((*outcome, attribute, kind, np.nan, *numbers, per, row["method"]))
+    scans = pd.DataFrame(rows, columns=list(DOSE_COLUMNS))
+    return pd.concat([arm_responses(readings, attribute, values), scans], ignore_index=True)
+
+
+def arm_responses(
+    measures: pd.DataFrame | Readings, attribute: str, values: Sequence[float]
+) -> pd.DataFrame:
+    """The response within the models alone: `DOSE_COLUMNS`, of subjects that have all arms.
+
+    Kinds: "arm", the mean paired change from the first value, one row for each (the first is 0);
+    and per unit of the attribute "slope" (each subject's least-squares slope over its arms, mean
+    over subjects, paired t interval; with the same values for everybody it is the fixed slope of a
+    mixed model with a random slope for each subject) and "slope_mixed" (the same with folds as a
+    sample of trainings).  Subjects are the unit: seeds are averaged first.
+    """
+    readings = Readings.of(measures)
+    arms = readings.arms_by_fold([arm_name(attribute, value) for value in values])
+    dose = np.asarray(values, dtype=float)
+    rows = []
+    for j, (outcome, unit) in enumerate(readings.units.items()):
+        response = np.column_stack([arm.iloc[:, j] for arm in arms])
+        known = np.isfinite(response).all(axis=1)
+        fold = arms[0].index.get_level_values("fold").to_numpy()[known]
+        for kind, value, said, units in _responses(response[known], fold, dose, unit):
+            rows.append((*outcome, attribute, kind, value, *_numbers(said), units, said.method))
     return pd.DataFrame(rows, columns=list(DOSE_COLUMNS))
 
 

@@ -48,6 +48,30 @@ def placebo_calibration(effects: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def with_placebo_p(effects: pd.DataFrame) -> pd.DataFrame:
+    """The table with p_placebo of its model-implied rows, and how it was found in their method.
+
+    effects: of one studied contrast, with its placebos.  p: see `placebo_calibration`.
+    """
+    known = placebo_calibration(effects).set_index(KEYS)
+    own = effects["kind"] == "model_implied"
+    found = known.loc[pd.MultiIndex.from_frame(effects.loc[own, KEYS])]
+    effects = effects.copy()
+    effects.loc[own, "p_placebo"] = found["p"].to_numpy()
+    said = np.where(
+        found["p"].notna(), [f"; p_placebo {calibration_words(k)}" for k in found["placebos"]], ""
+    )
+    effects.loc[own, "method"] += said
+    return effects
+
+
+def calibration_words(placebos: int) -> str:
+    """How the model-implied effect is judged by so many placebos, in words."""
+    if placebos >= PLACEBOS_FOR_RANKS:
+        return f"by the rank of the effect among {placebos} placebos"
+    return f"by the effect over the root mean square of {placebos} placebos, as Student's t"
+
+
 def _calibrate(effect: float, sizes: np.ndarray) -> tuple[float, int, float, float, float]:
     """effect, placebos, largest, rms and p; sizes: (k,) absolute placebo effects."""
     k = sizes.size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from dgmvlc_cli import __version__
 from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
+from dgmvlc_cli.analysis.several import DOSE_COLUMNS
 from dgmvlc_cli.report import words
 from dgmvlc_cli.report.contents import records
 from dgmvlc_cli.report.drawing import (
@@ -32,7 +30,7 @@ from dgmvlc_cli.report.drawing import (
     house_style,
     panels,
 )
-from dgmvlc_cli.report.html import BADGES, plain
+from dgmvlc_cli.report.page import json_text, render_page
 from dgmvlc_cli.workspace import write_table, write_text
 
 COLOURS = (BLUE, VERMILLION, GREEN, PINK, ORANGE, INK)
@@ -56,9 +54,9 @@ class Compared:
 class Comparison:
     """What a comparison shows.
 
-    table: from `comparison_table`.  dose: from `dose.dose_response`, with the column attribute,
-    empty where the analyses share no attribute and reference.  correlations: analysis, other, r,
-    cells of the model-implied maps.
+    table: from `comparison_table`.  dose: from `arms_table`, with slopes where the levels are
+    numbers; empty where the analyses share no attribute and reference.  correlations: analysis,
+    other, r, cells of the model-implied maps.
     """
 
     analyses: Sequence[Compared]
@@ -94,9 +92,39 @@ def comparison_table(analyses: Sequence[Compared]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[[*columns, "largest_placebo", "verdict"]]
 
 
+def arms_table(
+    attribute: str, reference: str | float, analyses: Mapping[Any, Compared]
+) -> pd.DataFrame:
+    """Change of the primary measure from the reference at each level: `several.DOSE_COLUMNS`.
+
+    analyses: target level -> its analysis, whose model-implied effect is the change, so that each
+    level is of the subjects that inform its contrast.  The reference is 0 in all of them.
+    """
+    parts = []
+    for value, one in analyses.items():
+        rows = one.effects[
+            (one.effects["kind"] == "model_implied")
+            & (one.effects["measure"] == PRIMARY_MEASURE)
+            & one.effects["region"].isin(words.HEADLINE_REGIONS)
+        ]
+        parts.append(rows.assign(value=value))
+    largest = max(parts, key=lambda rows: rows["n"].max())
+    start = largest.assign(value=reference, p=np.nan, method="reference")
+    start[["effect", "ci_low", "ci_high"]] = 0.0
+    table = pd.concat([start, *parts])
+    table = table.assign(attribute=attribute, kind="arm")[list(DOSE_COLUMNS)]
+    order = table["region"].map(words.region_order).argsort(kind="stable")
+    return table.iloc[order].reset_index(drop=True)
+
+
 def write_comparison(folder: Path, comparison: Comparison) -> Path:
-    """Write comparison.html, .json and .tsv, dose.tsv, map_correlations.tsv and figures/."""
+    """Write comparison.html, .json and .tsv, dose.tsv, map_correlations.tsv and figures/.
+
+    What an earlier comparison of the same analyses left and this one lacks is taken away.
+    """
     drawings = _draw(comparison)
+    for figure in (folder / "figures").glob("*"):
+        figure.unlink()
     files = {name: drawing.write(folder / "figures") for name, drawing in drawings.items()}
     tables = {
         "comparison": comparison.table,
@@ -104,43 +132,34 @@ def write_comparison(folder: Path, comparison: Comparison) -> Path:
         "map_correlations": comparison.correlations,
     }
     for name, table in tables.items():
+        path = folder / f"{name}.tsv"
         if len(table):
-            write_table(folder / f"{name}.tsv", table)
+            write_table(path, table)
+        else:
+            path.unlink(missing_ok=True)
     analyses = [
         {"label": one.label, "model": one.model, "contrast": one.contrast, "report": one.report}
         for one in comparison.analyses
     ]
     document = {"schema_version": 1, "analyses": analyses, **tables, "figures": files}
-    text = json.dumps(plain(document), ensure_ascii=False, indent=1, allow_nan=False)
-    write_text(folder / "comparison.json", text + "\n")
+    write_text(folder / "comparison.json", json_text(document))
     page = folder / "comparison.html"
     write_text(page, _render(comparison, drawings))
     return page
 
 
 def _render(comparison: Comparison, drawings: Mapping[str, Drawing]) -> str:
-    folder = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(words=words, badges=BADGES, version=__version__)
-    environment.filters.update(prose=words.prose)
     table = comparison.table
     primary = table[
         (table["measure"] == PRIMARY_MEASURE) & table["region"].isin(words.HEADLINE_REGIONS)
     ]
     rows = sorted(records(primary), key=lambda row: words.region_order(row["region"]))
-    return environment.get_template("comparison.html.j2").render(
+    return render_page(
+        "comparison.html.j2",
         comparison=comparison,
         rows=rows,
         dose_rows=records(comparison.dose),
         correlation_rows=records(comparison.correlations),
-        css=Markup((folder / "report.css").read_text("utf-8")),
-        script=Markup((folder / "report.js").read_text("utf-8")),
         figures={name: Markup(drawing.inline_svg()) for name, drawing in drawings.items()},
         drawings=drawings,
     )
@@ -216,21 +235,21 @@ def _row(axes: Axes, row: Mapping[str, Any], place: float, k: int) -> None:
 
 def draw_dose(comparison: Comparison) -> Drawing | None:
     """Change from the reference at each level, region by region."""
-    data = comparison.dose[comparison.dose["level"] != "per unit"] if len(comparison.dose) else None
-    if data is None or data["change"].notna().sum() < 3:
+    data = comparison.dose[comparison.dose["kind"] == "arm"] if len(comparison.dose) else None
+    if data is None or data["effect"].notna().sum() < 3:
         return None
-    levels = list(dict.fromkeys(data["level"]))
+    levels = list(dict.fromkeys(data["value"]))
     numeric = all(isinstance(level, int | float) for level in levels)
     place = {level: float(level) if numeric else float(k) for k, level in enumerate(levels)}
     figure, (axes,) = panels(WIDTH, 3.4)
     for k, (region, rows) in enumerate(data.groupby("region", sort=False)):
-        at = rows["level"].map(place)
+        at = rows["value"].map(place)
         axes.fill_between(at, rows["ci_low"], rows["ci_high"], color=COLOURS[k], alpha=0.18, lw=0)
         axes.plot(
-            at, rows["change"], MARKERS[k] + "-", color=COLOURS[k], ms=5, lw=1.8,
+            at, rows["effect"], MARKERS[k] + "-", color=COLOURS[k], ms=5, lw=1.8,
             label=words.region_label(str(region)),
         )  # fmt: skip
-    counts = data.groupby("level", sort=False)["n"].max()
+    counts = data.groupby("value", sort=False)["n"].max()
     names = [f"{level:g}" if numeric else str(level) for level in levels]
     ticks = [f"{name}\n(n = {counts[level]})" for name, level in zip(names, levels, strict=True)]
     axes.set_xticks([place[level] for level in levels], ticks)
@@ -242,12 +261,12 @@ def draw_dose(comparison: Comparison) -> Drawing | None:
     return Drawing(
         name="dose",
         title="Dose-response",
-        caption="Model-implied change of mean HU from the reference level, with 95 % intervals of "
-        "a linear mixed model (random intercept for each subject). As with every model-implied "
-        "number, the intervals know nothing of what the model learned by accident.",
+        caption="Model-implied change of mean HU from the reference level, with paired 95 % "
+        "intervals. As with every model-implied number, the intervals know nothing of what the "
+        "model learned by accident.",
         alt="; ".join(
-            f"{words.region_label(row['region'])}, {row['level']}: "
-            f"{words.number(row['change'], 'HU', sign=True)} HU"
+            f"{words.region_label(row['region'])}, {row['value']}: "
+            f"{words.number(row['effect'], 'HU', sign=True)} HU"
             for row in records(data)
         ),
         figure=figure,

@@ -12,6 +12,7 @@ from dgmvlc_cli.report.drawing import Drawing, house_style
 from dgmvlc_cli.report.figures_effects import (
     draw_controls,
     draw_forest,
+    draw_measures,
     draw_placebos,
     draw_slopes,
 )
@@ -21,6 +22,7 @@ from dgmvlc_cli.report.figures_model import draw_balance, draw_calibration, draw
 
 FIGURES: tuple[Callable[[ReportContents], Drawing | None], ...] = (
     draw_forest,
+    draw_measures,
     draw_pairs,
     draw_slopes,
     draw_placebos,

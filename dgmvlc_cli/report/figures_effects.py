@@ -32,9 +32,11 @@ from dgmvlc_cli.report.words import (
     HEADLINE_REGIONS,
     KINDS,
     count,
+    measure_label,
     number,
     region_label,
     region_order,
+    unit_label,
 )
 
 MARKS = {
@@ -42,6 +44,15 @@ MARKS = {
     "observed": (GREEN, "s", 5.5),
     "debiased": (INK, "D", 6.5),
 }
+FOREST_MEASURES = (
+    "mean_hu",
+    "perc15_hu",
+    "laa950_percent",
+    "haa_percent",
+    "sd_hu",
+    "volume_ml",
+)
+PANELS_ACROSS = 3
 
 
 def draw_forest(contents: ReportContents) -> Drawing | None:
@@ -54,6 +65,49 @@ def draw_forest(contents: ReportContents) -> Drawing | None:
         caption="Effect on mean HU by region, with 95 % intervals. The grey band is as wide, "
         "to both sides of 0, as the largest effect that the same models give to attributes without "
         "meaning (ticks: each placebo). Only the debiased number is meant to be believed.",
+    )
+
+
+def draw_measures(contents: ReportContents) -> Drawing | None:
+    """The four numbers for the main measures of density and size, a panel for each."""
+    data = pd.concat(contents.effects_of(kind) for kind in (*MARKS, "placebo"))
+    data = data[data["measure"].isin(FOREST_MEASURES) & data["region"].isin(HEADLINE_REGIONS)]
+    data = data[data.groupby("measure")["effect"].transform("count") > 0]
+    measures = [name for name in FOREST_MEASURES if name in set(data["measure"])]
+    regions = sorted(set(data["region"]), key=region_order)
+    if len(measures) < 2:
+        return None
+    rows = -(-len(measures) // PANELS_ACROSS)
+    height = 0.9 + rows * (0.7 + 0.34 * len(regions))
+    figure, all_axes = panels(WIDTH, height, rows, PANELS_ACROSS, sharey=True)
+    for axes in all_axes[len(measures) :]:
+        axes.set_visible(False)
+    for axes, measure in zip(all_axes, measures, strict=False):
+        own = data[data["measure"] == measure]
+        for place, region in enumerate(regions):
+            here = own[own["region"] == region]
+            _placebo_band(axes, here[here["kind"] == "placebo"]["effect"], place)
+            _intervals(axes, here, place)
+        region_axis(axes, regions)
+        label, unit = measure_label(measure), unit_label(str(own["unit"].iloc[0]))
+        axes.set_title(f"{label} ({unit})" if unit and unit not in label else label)
+    legend: list[Artist] = [
+        _kind_handle(kind, data) for kind in MARKS if (data["kind"] == kind).any()
+    ]
+    figure.legend(handles=_by_rows(legend, 3), loc="outside upper left", ncols=3)
+    return Drawing(
+        name="measures",
+        title="The main measures side by side",
+        caption="As the figure above, each measure on its own scale. What the shared mask holds "
+        "fixed (the volume) cannot move between the arms of a pair. At coarse grids the threshold "
+        "measures (LAA, HAA) do not compare with clinical values.",
+        alt="; ".join(
+            f"{measure_label(row['measure'])}, {region_label(row['region'])}: debiased "
+            f"{number(row['effect'], row['unit'], sign=True)} {unit_label(row['unit'])}".rstrip()
+            for row in records(data[data["kind"] == "debiased"])
+        ),
+        figure=figure,
+        data=data.reset_index(drop=True),
     )
 
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dgmvlc_cli.analysis.trust import calibration_words
 from dgmvlc_cli.report.contents import ReportContents
 from dgmvlc_cli.report.words import attribute_label, number
 
@@ -313,6 +314,9 @@ def _analyze(facts: Facts, contents: ReportContents) -> Iterable[str]:
         f"[robins1994, chernozhukov2018]{weights}; {_help(facts)}."
     )
     yield "The same models and estimators were applied to every placebo attribute."
+    if contents.placebo_words:
+        how = calibration_words(len(contents.placebo_words))
+        yield f"The model-implied effect was judged {how}."
     if "adjustment" in facts:
         source = " [benjamini1995]" if "Benjamini" in str(facts["adjustment"]) else ""
         yield f"p-values were adjusted over the declared family ({facts['adjustment']}{source})."

@@ -8,24 +8,19 @@ from typing import Any
 import pandas as pd
 
 from dgmvlc_cli.report.contents import ReportContents, records
+from dgmvlc_cli.report.numbers import Numbers
 
 
-def report_tables(
-    contents: ReportContents,
-    *,
-    trust: Mapping[str, Any] | None,
-    effect_rows: list[dict[str, Any]],
-    folds: pd.DataFrame,
-) -> dict[str, pd.DataFrame]:
+def report_tables(contents: ReportContents, numbers: Numbers) -> dict[str, pd.DataFrame]:
     """Name -> table, written to tables/NAME.tsv; the page names them as the source of its numbers.
 
-    trust: from `html.trust_facts`.  effect_rows: from `html.effect_table`.  folds: region by fold.
     Tables without a row are left out.
     """
+    trust = numbers.trust_facts
     tables = {
         "trust": pd.DataFrame([trust] if trust else []),
-        "placebos": _placebos(effect_rows),
-        "folds": folds.reset_index(),
+        "placebos": _placebos(numbers.effect_table),
+        "folds": numbers.fold_table.reset_index(),
         "fit": pd.DataFrame(list(contents.fit)),
         "balance": pd.DataFrame() if contents.balance is None else contents.balance,
         "counts": pd.DataFrame(contents.counts.items(), columns=["stage", "subjects"]),
@@ -87,6 +82,7 @@ RESULT_COLUMNS = (
     "ci_high",
     "p",
     "p_adjusted",
+    "p_placebo",
     "unit",
     "method",
 )

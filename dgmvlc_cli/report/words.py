@@ -14,6 +14,7 @@ MINUS = "−"
 
 KINDS = {
     "model_implied": "Model-implied",
+    "mixed": "Mixed model",
     "observed": "Observed",
     "debiased": "Debiased",
     "placebo": "Placebo, model-implied",

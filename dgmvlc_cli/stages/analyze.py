@@ -41,8 +41,10 @@ def analyze(
     """
     if settings.table is None:
         return _measure_only(ws, settings, run)
+    from dgmvlc_cli.analysis.contrasts import informing
     from dgmvlc_cli.analysis.effects import estimate_effects
     from dgmvlc_cli.analysis.paired import distance_rows, statistics_table
+    from dgmvlc_cli.analysis.several import tables_of_several
     from dgmvlc_cli.analysis.trust import verdicts
     from dgmvlc_cli.cohort import (
         asked_contrasts,
@@ -51,18 +53,14 @@ def analyze(
         placebo_contrasts,
     )
     from dgmvlc_cli.measuring import distances_table, measures_table
-    from dgmvlc_cli.pairs import folder_name, subjects_of
+    from dgmvlc_cli.pairs import folder_name
     from dgmvlc_cli.report.html import write_report
-    from dgmvlc_cli.stages.several import tables_of_several
 
     cohort = load_cohort(ws, settings)
     *others, contrast = asked_contrasts(settings, cohort, question)
     placebos = placebo_contrasts(contrast, cohort)
     name = settings.train.model
-    pairs = {
-        one: read_pairs(ws, settings, cohort, one, question)
-        for one in [contrast, *placebos, *others]
-    }
+    pairs = read_pairs(ws, settings, cohort, [contrast, *placebos, *others], question)
     folder = ws.analysis(name, folder_name(settings, contrast))
     adjusted = covariates(settings, cohort.schema, contrast)
     sidecar = _sidecar(ws, settings, folder, list(pairs), adjusted)
@@ -73,7 +71,9 @@ def analyze(
     run.reporter.note(f"analysis: {sidecar.why_stale()}")
     clock = Stopwatch()
     sidecar.invalidate()
-    looks = look_at_arms(ws, settings, run, cohort, pairs)
+    # The other levels of a series are measured; what is drawn and mapped is the main contrast.
+    shown = [contrast, *placebos]
+    looks = look_at_arms(ws, settings, run, cohort, pairs, shown)
     measures, distances = measures_table(looks), distances_table(looks)
     # Arms made from a scan hold its outcome: they cannot help to predict it.
     helped = settings.counterfactual.source == "mask"
@@ -81,27 +81,28 @@ def analyze(
         measures, cohort.rows, contrast, placebos, adjusted, settings.seed, helped=helped
     )
     series = [*others, contrast]
-    several = tables_of_several(measures, cohort, series, adjusted, settings.seed, helped)
-    informing = subjects_of(contrast, cohort)
+    several = tables_of_several(measures, cohort.rows, series, adjusted, settings.seed, helped)
+    subjects = informing(cohort.rows, contrast)
     found = Findings(
         contrast=contrast,
-        pairs=pairs[contrast][pairs[contrast]["subject"].isin(informing)],
+        subjects=subjects,
+        pairs=pairs[contrast][pairs[contrast]["subject"].isin(subjects)],
         measures=measures,
         effects=effects,
         verdicts=verdicts(effects),
-        truth=_against_truth(ws, settings, effects, informing),
+        truth=_against_truth(ws, settings, effects, subjects),
         covariates=adjusted,
         several=several,
         statistics=pd.concat(
             [
                 statistics_table(measures, cohort.rows, contrast, adjusted, settings.seed),
-                distance_rows(distances, list(pairs), settings.seed),
+                distance_rows(distances, shown, settings.seed),
             ],
             ignore_index=True,
         ),
         distances=distances,
         looks=looks,
-        maps=_maps(ws, settings, run, cohort, list(pairs), adjusted, looks),
+        maps=_maps(ws, settings, run, cohort, shown, adjusted, looks),
     )
     _write_tables(folder, found)
     run.reporter.note("writing the report")
@@ -113,9 +114,13 @@ def analyze(
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What the analysis of one contrast found, before it is written and shown."""
+    """What the analysis of one contrast found, before it is written and shown.
+
+    subjects: those that inform the contrast.  pairs: theirs.  measures: of all arms that were made.
+    """
 
     contrast: Contrast
+    subjects: list[str]
     pairs: pd.DataFrame
     measures: pd.DataFrame
     effects: pd.DataFrame
@@ -161,16 +166,16 @@ def read_inputs(ws: Workspace, settings: Settings, contrasts: list[Contrast]) ->
 
 def _write_tables(folder: Path, found: Findings) -> None:
     """The tables of the analysis, and results.tsv, which holds every result in one long table."""
+    from dgmvlc_cli.analysis.several import SEVERAL
     from dgmvlc_cli.analysis.trust import placebo_calibration
     from dgmvlc_cli.mapping import summary_table, write_maps
     from dgmvlc_cli.report.tables import results_table
-    from dgmvlc_cli.stages.several import SEVERAL
 
     workspace.write_table(folder / "measures.tsv", found.measures)
     workspace.write_table(folder / "effects.tsv", found.effects)
     workspace.write_table(folder / "verdicts.tsv", found.verdicts)
     workspace.write_table(folder / "placebos.tsv", placebo_calibration(found.effects))
-    for name in SEVERAL:  # of an earlier run with other values
+    for name in (*SEVERAL, "truth.tsv"):  # of an earlier run with other values or settings
         (folder / name).unlink(missing_ok=True)
     for name, table in found.several.items():
         workspace.write_table(folder / name, table)
@@ -209,17 +214,34 @@ def _result(
 
 
 def read_pairs(
-    ws: Workspace, settings: Settings, cohort: Cohort, contrast: Contrast, question: Question
+    ws: Workspace,
+    settings: Settings,
+    cohort: Cohort,
+    contrasts: list[Contrast],
+    question: Question,
+) -> dict[Contrast, pd.DataFrame]:
+    """pairs.tsv of contrasts, if the volumes come from the models, scans and sentences of now."""
+    from dgmvlc_cli.pairs import pairs_inputs
+
+    inputs = pairs_inputs(ws, settings, cohort)
+    return {one: _read_pairs(ws, settings, one, inputs, question) for one in contrasts}
+
+
+def _read_pairs(
+    ws: Workspace,
+    settings: Settings,
+    contrast: Contrast,
+    inputs: dict[str, str],
+    question: Question,
 ) -> pd.DataFrame:
-    """pairs.tsv of a contrast, if its volumes come from the models, scans and sentences of now."""
     from dgmvlc_cli.pairs import pairs_sidecar
 
     command = f"dgmvlc counterfactual {question.options}".rstrip()
     if settings.counterfactual.source == "scan":
         command += " --source scan"
-    sidecar = pairs_sidecar(ws, settings, cohort, contrast)
+    sidecar = pairs_sidecar(ws, settings, contrast, inputs)
     only = (sidecar.previous() or {}).get("inputs", {}).get("only")
-    sidecar = pairs_sidecar(ws, settings, cohort, contrast, only)
+    sidecar = pairs_sidecar(ws, settings, contrast, inputs, only)
     path = ws.require(sidecar.outputs[0], f"pairs for {contrast.text}", command)
     if not sidecar.is_current():
         raise DgmvlcError(
@@ -235,8 +257,14 @@ def look_at_arms(
     run: Run,
     cohort: Cohort,
     pairs: dict[Contrast, pd.DataFrame],
+    shown: list[Contrast],
 ) -> list[Look]:
-    """Every held-out subject's real scan and all its arms, measured and mapped in one reading."""
+    """Every held-out subject's real scan and all its arms, measured and mapped in one reading.
+
+    pairs: of every contrast whose arms are measured.  shown: those whose differences are mapped,
+    each in the subjects that inform it; the first is the studied one.
+    """
+    from dgmvlc_cli.analysis.contrasts import informing
     from dgmvlc_cli.cohort import model_grid, read_folds
     from dgmvlc_cli.measuring import MeasureTask, arms_of
     from dgmvlc_cli.report.viewer import MAX_SUBJECTS
@@ -244,9 +272,12 @@ def look_at_arms(
     folds = read_folds(ws, settings.train.model)
     arms = arms_of(pairs, ws.root)
     grid, spacing_mm = model_grid(ws, settings.train.model)
-    studied = next(iter(pairs.values())).drop_duplicates("subject").set_index("subject")
-    sentences = studied[["reference_sentence", "target_sentence"]]
-    shown = set(sorted(studied.index)[:MAX_SUBJECTS])
+    studied, informed = shown[0], {one: set(informing(cohort.rows, one)) for one in shown}
+    said = pairs[studied].drop_duplicates("subject").set_index("subject")
+    sentences = said.loc[
+        said.index.isin(informed[studied]), ["reference_sentence", "target_sentence"]
+    ]
+    pictured = set(sorted(sentences.index)[:MAX_SUBJECTS])
     tasks = [
         MeasureTask(
             workspace=ws,
@@ -255,9 +286,10 @@ def look_at_arms(
             arms=tuple(arms.get(subject, ())),
             grid=grid,
             spacing_mm=spacing_mm,
-            contrasts=tuple(pairs),
-            sentences=tuple(sentences.loc[subject]) if subject in studied.index else ("", ""),
-            keep_images=subject in shown,
+            contrasts=tuple(one for one in shown if subject in informed[one]),
+            studied=studied if subject in sentences.index else None,
+            sentences=tuple(sentences.loc[subject]) if subject in sentences.index else ("", ""),
+            keep_images=subject in pictured,
         )
         for subject in cohort.subjects
         if subject in folds.index
@@ -386,7 +418,7 @@ def _contents(
         ],
         verdicts=found.verdicts,
         effects=found.effects,
-        measures=found.measures,
+        measures=found.measures[found.measures["subject"].isin(found.subjects)],
         balance=balance(cohort.rows, contrast, found.covariates, settings.seed),
         cohort=assemble.cohort_rows(workspace.read_json(ws.attributes_path)),
         counts=assemble.counts(subjects, cohort, int(pairs["subject"].nunique())),

@@ -19,8 +19,6 @@ from dgmvlc_cli.workspace import Workspace, slug
 if TYPE_CHECKING:
     from dgmvlc_cli.report.comparison import Compared
 
-REGIONS = ("lungs", "upper", "middle", "lower")
-
 
 def compare(ws: Workspace, settings: Settings, run: Run, names: list[str]) -> StageResult:
     """Put analyses side by side: their numbers, their maps, and a dose-response where there is one.
@@ -105,9 +103,11 @@ def _contrast_of(effects: pd.DataFrame) -> str:
 
 
 def _dose(folders: list[Path], analyses: list[Compared]) -> pd.DataFrame:
-    """Dose-response over the analyses of one workspace and model that start from one level."""
-    from dgmvlc_cli.analysis.dose import dose_response
-    from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
+    """Dose-response over the analyses of one workspace and model that start from one level.
+
+    Rows of `several.DOSE_COLUMNS` for the primary measure; numbers have slopes too.
+    """
+    from dgmvlc_cli.report.comparison import arms_table
 
     parts = [one.contrast.partition(": ") for one in analyses]
     attribute = parts[0][0]
@@ -115,25 +115,40 @@ def _dose(folders: list[Path], analyses: list[Compared]) -> pd.DataFrame:
     same = len({part[0] for part in parts}) == len(starts) == len({f.parent for f in folders}) == 1
     if not same:
         return pd.DataFrame()
-    texts = [starts.pop(), *(part[2].split(" -> ")[1] for part in parts)]
-    levels = _levels(texts)
-    columns = {"subject": str}
-    tables = [workspace.read_table(one / "measures.tsv", dtype=columns) for one in folders]
-    keys = ["subject", "fold", "seed", "arm", "region", "measure"]
-    measures = pd.concat(tables).drop_duplicates(keys)
-    found = [
-        dose_response(measures, attribute, levels, PRIMARY_MEASURE, region) for region in REGIONS
-    ]
-    return pd.concat(found, ignore_index=True).assign(attribute=attribute)
+    reference = starts.pop()
+    found = {part[2].split(" -> ")[1]: one for part, one in zip(parts, analyses, strict=True)}
+    values = _numbers([reference, *found])
+    if not values:
+        return arms_table(attribute, reference, found)
+    numbered = dict(zip(values[1:], found.values(), strict=True))
+    rising = sorted(numbered)
+    arms = arms_table(attribute, values[0], {value: numbered[value] for value in rising})
+    slopes = _slopes(folders, attribute, [values[0], *rising])
+    return pd.concat([arms, slopes], ignore_index=True)
 
 
-def _levels(texts: list[str]) -> list[str] | list[float]:
-    """The reference and then the others: numbers in order of size where all of them are numbers."""
+def _numbers(texts: list[str]) -> list[float]:
+    """The levels as numbers; [] where not all of them are."""
     try:
-        first, *others = (float(text) for text in texts)
+        return [float(text) for text in texts]
     except ValueError:
-        return list(dict.fromkeys(texts))
-    return [first, *sorted(set(others))]
+        return []
+
+
+def _slopes(folders: list[Path], attribute: str, values: list[float]) -> pd.DataFrame:
+    """Slopes of the primary measure over the subjects that have an arm of every value."""
+    from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
+    from dgmvlc_cli.analysis.several import arm_responses
+    from dgmvlc_cli.report.words import HEADLINE_REGIONS
+
+    tables = [workspace.read_table(one / "measures.tsv", dtype={"subject": str}) for one in folders]
+    measures = pd.concat(tables).drop_duplicates(
+        ["subject", "fold", "seed", "arm", "region", "measure"]
+    )
+    chosen = measures["measure"] == PRIMARY_MEASURE
+    chosen &= measures["region"].isin(HEADLINE_REGIONS)
+    rows = arm_responses(measures[chosen], attribute, values)
+    return rows[rows["kind"] != "arm"]
 
 
 def _correlations(folders: list[Path], labels: list[str]) -> pd.DataFrame:

@@ -40,7 +40,7 @@ def counterfactual(
     The placebo contrasts are generated too: they are what the contrast must beat.
     """
     from dgmvlc_cli.cohort import asked_contrasts, load_cohort, placebo_contrasts
-    from dgmvlc_cli.pairs import folder_name, pairs_sidecar
+    from dgmvlc_cli.pairs import folder_name, pairs_inputs, pairs_sidecar
 
     cohort = load_cohort(ws, settings)
     asked = asked_contrasts(settings, cohort, question)
@@ -51,7 +51,8 @@ def counterfactual(
         total = sum(len(task.pairs) for task in tasks)
         return dry_run("counterfactual", [f"{total} pairs in {len(contrasts)} contrasts"])
     clock = Stopwatch()
-    sidecars = {one: pairs_sidecar(ws, settings, cohort, one, subjects) for one in contrasts}
+    inputs = pairs_inputs(ws, settings, cohort)
+    sidecars = {one: pairs_sidecar(ws, settings, one, inputs, subjects) for one in contrasts}
     for sidecar in sidecars.values():
         sidecar.invalidate()
     rows = _generate_all(tasks, run)

@@ -16,6 +16,7 @@ from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace
 if TYPE_CHECKING:
     from dgmvlc_cli.analysis.contrasts import Contrast
     from dgmvlc_cli.cohort import Cohort
+    from dgmvlc_cli.measuring import Look
     from dgmvlc_cli.pairs import ReturnTask
 
 
@@ -30,6 +31,7 @@ def evaluate(
     Attributes are read off by predictors trained on real scans only, of other subjects.
     """
     from dgmvlc_cli.analysis.axioms import minimality, readouts
+    from dgmvlc_cli.analysis.contrasts import informing
     from dgmvlc_cli.cohort import asked_contrasts, load_cohort
     from dgmvlc_cli.measuring import measures_table
     from dgmvlc_cli.pairs import folder_name
@@ -37,7 +39,8 @@ def evaluate(
 
     cohort = load_cohort(ws, settings)
     contrast = asked_contrasts(settings, cohort, question)[-1]
-    pairs = read_pairs(ws, settings, cohort, contrast, question)
+    pairs = read_pairs(ws, settings, cohort, [contrast], question)[contrast]
+    pairs = pairs[pairs["subject"].isin(informing(cohort.rows, contrast))]
     path = ws.analysis(settings.train.model, folder_name(settings, contrast)) / "evaluation.tsv"
     if run.dry_run:
         return dry_run("evaluate", [f"{len(pairs)} pairs -> {path}"])
@@ -46,11 +49,12 @@ def evaluate(
     if not sidecar.is_current() or run.force:
         clock = Stopwatch()
         sidecar.invalidate()
-        measures = measures_table(look_at_arms(ws, settings, run, cohort, {contrast: pairs}))
+        looks = look_at_arms(ws, settings, run, cohort, {contrast: pairs}, [contrast])
+        measures = measures_table(looks)
         others = _others(cohort, contrast)
         parts = [
             readouts(measures, cohort.rows, contrast, others, settings.seed),
-            minimality(_moved(ws, pairs, run)),
+            minimality(_moved(looks)),
             *_composition(pairs),
             _reversibility(cohort, contrast, pairs),
             *_images_back(ws, settings, run, pairs),
@@ -79,34 +83,11 @@ def _others(cohort: Cohort, contrast: Contrast) -> list[str]:
     return [name for name in names if name not in edited | entailed | leads]
 
 
-def _moved(ws: Workspace, pairs: pd.DataFrame, run: Run) -> pd.DataFrame:
+def _moved(looks: list[Look]) -> pd.DataFrame:
     """Subject x region: mean absolute difference of the arms in HU, averaged over seeds."""
-    rows_of_pairs: list[dict] = pairs.to_dict("records")
-    tasks = [(ws, row) for row in rows_of_pairs]
-    rows = []
-    for outcome in parallel.run(moved_in_pair, tasks, run.workers):
-        if outcome.error is not None:
-            raise outcome.error
-        rows.append(outcome.result or {})
-    return pd.DataFrame(rows).groupby("subject").mean().sort_index()
-
-
-def moved_in_pair(task: tuple[Workspace, dict[str, Any]]) -> dict[str, Any]:
-    """The subject, and how far each region moves between the two arms of one draw."""
-    from dgmvlc_cli.analysis.axioms import moved_hu
-    from dgmvlc_cli.generators.grid import place
-    from dgmvlc_cli.imaging.volume import read_labels, read_volume
-
-    ws, row = task
-    reference, target = (
-        read_volume(ws.root / row[f"{arm}_path"]) for arm in ("reference", "target")
+    return pd.DataFrame.from_dict(
+        {look.subject: look.moved_hu for look in looks if look.moved_hu}, orient="index"
     )
-    subject = str(row["subject"])
-    scan, mask = read_volume(ws.ct_path(subject)), read_labels(ws.mask_path(subject))
-    grid, spacing_mm = reference.hu.shape, reference.spacing_mm
-    scan, labels = place(scan, mask, grid, spacing_mm[0])
-    moved = moved_hu(reference.hu, target.hu, labels, spacing_mm, scan.hu)
-    return {"subject": subject, **moved}
 
 
 def _reversibility(cohort: Cohort, contrast: Contrast, pairs: pd.DataFrame) -> pd.DataFrame:

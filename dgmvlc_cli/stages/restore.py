@@ -25,12 +25,18 @@ def restore(
     subject: str | None = None,
     kind: ResultKind | None = None,
     out: Path | None = None,
+    dicom: bool = False,
 ) -> StageResult:
     """Counterfactuals, difference maps, masks -> the voxels of the subject's scan as it came.
 
     subject: whose the files are; by default what the path says (`sub-X`).  kind: what they are.
     A scan whose tilt or gaps were corrected has no grid of its own; there it is the corrected one.
+    dicom: write HU and differences as DICOM Parametric Maps besides (masks stay NIfTI alone).
     """
+    from dgmvlc_cli.imaging.parametric import require_highdicom
+
+    if dicom:
+        require_highdicom()
     made = []
     jobs = [_job(ws, path, subject, out) for path in dict.fromkeys(files)]
     _refuse_one_place_for_two(jobs)
@@ -38,7 +44,7 @@ def restore(
         return dry_run("restore", [f"{path} -> {target}" for path, target, _ in jobs])
     with run.reporter.track("restore", len(jobs)) as advance:
         for path, target, record in jobs:
-            made.append(_restore_one(path, target, record, kind, run.force))
+            made.append(_restore_one(path, target, record, kind, run.force, dicom))
             advance()
     kept = sum(not new for new in made)
     summary = [
@@ -66,7 +72,7 @@ def _refuse_one_place_for_two(jobs: list[tuple[Path, Path, dict[str, Any]]]) -> 
 def _job(
     ws: Workspace, path: Path, subject: str | None, out: Path | None
 ) -> tuple[Path, Path, dict[str, Any]]:
-    """A file, where its restored version goes, and the sidecar of its scan."""
+    """A file, where its restored version goes, and the sidecar of its scan with the subject."""
     from dgmvlc_cli.imaging.names import stem
 
     if not path.is_file():
@@ -84,13 +90,19 @@ def _job(
     within, root = path.resolve().parent, ws.root.resolve()
     inside = within.relative_to(root) if within.is_relative_to(root) else Path(f"sub-{name}")
     folder = out or ws.root / "restored" / inside
-    return path, folder / f"{stem(path.name)}{SUFFIX}.nii.gz", record
+    return path, folder / f"{stem(path.name)}{SUFFIX}.nii.gz", {**record, "subject": name}
 
 
 def _restore_one(
-    path: Path, target: Path, record: dict[str, Any], kind: ResultKind | None, force: bool
+    path: Path,
+    target: Path,
+    record: dict[str, Any],
+    kind: ResultKind | None,
+    force: bool,
+    dicom: bool,
 ) -> bool:
     """Restore a file unless that is done already; returns whether it was done now."""
+    from dgmvlc_cli.imaging.parametric import write_parametric_map
     from dgmvlc_cli.imaging.restoring import (
         grid_from_record,
         kind_of_result,
@@ -106,16 +118,29 @@ def _restore_one(
         "scan_grid": record["scan_grid"],
         "kind": kind,
     }
+    name = target.name.removesuffix(".nii.gz")
+    as_dicom = target.with_name(f"{name}.dcm") if dicom and kind != "mask" else None
     sidecar = Sidecar(
-        path=target.with_name(target.name.removesuffix(".nii.gz") + ".json"),
+        path=target.with_name(f"{name}.json"),
         inputs=inputs,
-        outputs=(target,),
+        outputs=(target, as_dicom) if as_dicom else (target,),
     )
     if sidecar.is_current() and not force:
         return False
     clock = Stopwatch()
     sidecar.invalidate()
     grid = grid_from_record(record["scan_grid"])
-    write_on_grid(target, restore_image(image, grid, kind), grid)
+    restored = restore_image(image, grid, kind)
+    write_on_grid(target, restored, grid)
+    if as_dicom:
+        write_parametric_map(
+            as_dicom,
+            restored,
+            grid,
+            subject=record["subject"],
+            study=f"{record['subject']} {record['fingerprint']}",
+            series=f"{path.parent.parent.name}/{path.name} {inputs['result_sha256']}",
+            description=name.removesuffix(SUFFIX),
+        )
     sidecar.write(seconds=clock.seconds)
     return True

@@ -6,6 +6,7 @@ import pytest
 
 from dgmvlc_cli.analysis.axioms import COLUMNS, against_truth, minimality, moved_hu, readouts, ridge
 from dgmvlc_cli.analysis.contrasts import Contrast, joint_edit
+from dgmvlc_cli.analysis.zones import regions
 from dgmvlc_cli.imaging.volume import Tissue
 
 SMOKING = Contrast("smoking", "never", "current")
@@ -126,7 +127,7 @@ def test_movement_is_the_mean_absolute_difference_of_each_tissue():
     other = np.where(labels == Tissue.RIGHT_LUNG, -8.0, 0.0)
     other[0, 0, 0] = 36.0
     scan = np.where(labels == Tissue.BODY, 50.0, -850.0)  # muscle, deep enough to be told
-    moved = moved_hu(one, other, labels, (8.0, 8.0, 8.0), scan)
+    moved = moved_hu(one, other, regions(labels, (8.0, 8.0, 8.0), scan_hu=scan))
     assert moved["lungs"] == 8 and moved["body"] == 0
     assert moved["outside"] == 1
     assert np.isnan(moved["airway"])

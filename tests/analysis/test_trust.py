@@ -20,6 +20,7 @@ from dgmvlc_cli.analysis.trust import (
     recovery_words,
     summary_sentence,
     verdicts,
+    with_placebo_p,
 )
 from dgmvlc_cli.errors import DgmvlcError
 
@@ -113,6 +114,17 @@ def test_few_placebos_calibrate_by_their_root_mean_square():
     assert (got.placebos, got.largest) == (2, 3.2)
     assert got.rms == pytest.approx(rms)
     assert got.p == pytest.approx(2 * stats.t.sf(19.4 / rms, 2))
+
+
+def test_the_calibrated_p_stands_beside_the_effect_with_its_method():
+    table = with_placebo_p(evidence((-22.1, 9.0), -19.4).assign(method="paired"))
+    own = table["kind"] == "model_implied"
+    want = placebo_calibration(table)["p"].tolist()
+    assert table.loc[own, "p_placebo"].tolist() == want
+    assert table.loc[own, "method"].item().endswith("of 2 placebos, as Student's t")
+    assert table.loc[~own, "p_placebo"].isna().all()
+    alone = with_placebo_p(evidence((-22.1, 9.0), -19.4, ()).assign(method="paired"))
+    assert alone["p_placebo"].isna().all() and set(alone["method"]) == {"paired"}
 
 
 def test_calibrated_p_is_uniform_when_the_effect_is_one_more_placebo():

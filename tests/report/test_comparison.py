@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from pages import trace_numbers
 
 from dgmvlc_cli import mapping, stages
+from dgmvlc_cli.analysis.readings import MEASURE_COLUMNS
 from dgmvlc_cli.config import load_settings
 from dgmvlc_cli.errors import UsageError
 from dgmvlc_cli.report.contents import ReportContents
@@ -75,11 +77,68 @@ def test_analyses_stand_side_by_side_and_every_number_is_in_a_table(
 def test_levels_that_share_a_reference_make_a_dose_response(ws: Workspace) -> None:
     page = Path(stages.compare(ws, SETTINGS, Run(), [FORMER, CURRENT]).facts["report"])
     dose = pd.read_csv(page.parent / "dose.tsv", sep="\t")
-    assert list(dict.fromkeys(dose["level"])) == ["never smoker", "former smoker", "current smoker"]
+    assert list(dict.fromkeys(dose["value"])) == ["never smoker", "former smoker", "current smoker"]
     assert set(dose["region"]) == {"lungs", "upper", "middle", "lower"}
     assert (page.parent / "figures" / "dose.svg").is_file()
     document = json.loads((page.parent / "comparison.json").read_text())
     assert len(document["dose"]) == len(dose)
+    # Each level has the number that its own analysis gives it.
+    effects = pd.read_csv(ws.root / "analysis" / "flow" / FORMER / "effects.tsv", sep="\t")
+    own = effects.query("kind == 'model_implied' and measure == 'mean_hu' and region == 'upper'")
+    got = dose.query("value == 'former smoker' and region == 'upper'")
+    assert (
+        got[["effect", "ci_low", "n"]].values.tolist()
+        == own[["effect", "ci_low", "n"]].values.tolist()
+    )
+
+
+def test_nothing_of_an_earlier_comparison_stays(ws: Workspace) -> None:
+    page = Path(stages.compare(ws, SETTINGS, Run(), [FORMER, CURRENT]).facts["report"])
+    for name in (FORMER, CURRENT):
+        folder = ws.root / "analysis" / "flow" / name
+        (folder / "maps" / "model_implied_mask.nii.gz").unlink()
+        effects = pd.read_csv(folder / "effects.tsv", sep="\t")
+        starts = effects["contrast"].str.replace("never", "former" if name == FORMER else "light")
+        write_table(folder / "effects.tsv", effects.assign(contrast=starts))
+    again = Path(stages.compare(ws, SETTINGS, Run(), [FORMER, CURRENT]).facts["report"])
+    assert again == page
+    assert not (page.parent / "dose.tsv").exists()
+    assert not (page.parent / "map_correlations.tsv").exists()
+    assert not list((page.parent / "figures").glob("dose.*"))
+
+
+def test_numbers_have_slopes_of_the_subjects_with_all_arms(ws: Workspace) -> None:
+    rng = np.random.default_rng(0)
+    for target in (60.0, 70.0):
+        folder = ws.root / "analysis" / "flow" / f"age_50_{target:g}"
+        shutil.copytree(ws.root / "analysis" / "flow" / CURRENT, folder)
+        effects = pd.read_csv(folder / "effects.tsv", sep="\t")
+        text = effects["contrast"].str.replace(
+            "smoking: never smoker -> current smoker", f"age: 50 -> {target:g}"
+        )
+        write_table(folder / "effects.tsv", effects.assign(contrast=text))
+        rows = [
+            (
+                f"s{k}",
+                k % 2,
+                0,
+                f"age={value:g}",
+                "upper",
+                "mean_hu",
+                -0.6 * value + noise,
+                "HU",
+                "",
+            )
+            for k, noise in enumerate(rng.normal(size=20))
+            for value in (50.0, target)
+        ]
+        write_table(folder / "measures.tsv", pd.DataFrame(rows, columns=list(MEASURE_COLUMNS)))
+    names = ["age_50_70", "age_50_60"]
+    page = Path(stages.compare(ws, SETTINGS, Run(), names).facts["report"])
+    dose = pd.read_csv(page.parent / "dose.tsv", sep="\t")
+    assert list(dict.fromkeys(dose["value"].dropna())) == [50, 60, 70]
+    slope = dose.set_index("kind").loc["slope"]
+    assert slope["n"] == 20 and slope["effect"] == pytest.approx(-0.6, abs=0.1)
 
 
 def test_maps_of_the_same_pairs_agree_fully(ws: Workspace) -> None:
@@ -114,9 +173,8 @@ def test_a_dry_run_of_a_comparison_writes_nothing(ws: Workspace) -> None:
     assert not (ws.root / "analysis" / "compare").exists()
 
 
-def test_numbers_are_levels_in_order_of_size() -> None:
-    from dgmvlc_cli.stages.compare import _levels
+def test_levels_are_numbers_where_all_of_them_are() -> None:
+    from dgmvlc_cli.stages.compare import _numbers
 
-    assert _levels(["50", "70", "60"]) == [50.0, 60.0, 70.0]
-    assert _levels(["never", "current", "former", "current"]) == ["never", "current", "former"]
-    assert np.diff(_levels(["50", "70", "60"])).tolist() == [10, 10]
+    assert _numbers(["50", "70", "60"]) == [50.0, 70.0, 60.0]
+    assert _numbers(["50", "never"]) == []

@@ -96,7 +96,20 @@ def test_figures_without_their_numbers_are_left_out(build: Build, contents: Repo
         effects=contents.effects[~contents.effects["kind"].str.startswith("placebo")],
         measures=contents.measures.iloc[:0],
     )
-    assert set(draw_all(bare)) == {"forest", "controls"}
+    assert set(draw_all(bare)) == {"forest", "measures", "controls"}
+
+
+def test_the_main_measures_have_a_panel_each(
+    drawings: dict[str, Drawing], build: Build, contents: ReportContents
+) -> None:
+    data = drawings["measures"].data
+    assert set(data["measure"]) == {"mean_hu", "sd_hu", "laa950_percent"}
+    assert set(data["region"]) == {"lungs", "upper", "middle", "lower"}
+    panels_shown = [axes for axes in drawings["measures"].figure.axes if axes.get_visible()]
+    shown = [axes.get_title(loc="left") for axes in panels_shown]
+    assert shown == ["Mean HU", "LAA−950 (%)", "SD of HU"]
+    alone = contents.effects[contents.effects["measure"] == "mean_hu"]
+    assert "measures" not in draw_all(build(effects=alone))
 
 
 def test_seeds_of_one_subject_are_averaged_in_the_slopes(

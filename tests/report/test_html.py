@@ -24,12 +24,11 @@ from dgmvlc_cli.report.contents import ReportContents
 from dgmvlc_cli.report.figures import draw_all
 from dgmvlc_cli.report.html import (
     SCHEMA_PATH,
-    effect_table,
     render,
     report_json,
-    trust_facts,
     write_report,
 )
+from dgmvlc_cli.report.numbers import effect_table, mixed_rows, numbers_of, trust_facts
 from dgmvlc_cli.report.pdf import browser_command, find_browser
 from dgmvlc_cli.report.viewer import MAX_BYTES
 from dgmvlc_cli.workspace import write_table
@@ -105,7 +104,7 @@ def forbid(text: str) -> Any:
 
 
 def page_of(contents: ReportContents) -> str:
-    return render(contents, draw_all(contents))
+    return render(contents, draw_all(contents), numbers_of(contents))
 
 
 def test_nothing_is_loaded_from_anywhere(folder: Path, page: Page) -> None:
@@ -198,6 +197,16 @@ def test_the_four_numbers_stand_side_by_side(contents: ReportContents) -> None:
     assert next(iter(rows)) == ("mean_hu", "lungs")
 
 
+def test_the_mixed_model_and_the_calibrated_p_are_on_the_page(
+    folder: Path, contents: ReportContents
+) -> None:
+    page = (folder / "report.html").read_text("utf-8")
+    rows = mixed_rows(contents)
+    assert f'data-value="{rows[0]["effect"]}"' in page and "over subject, fold and seed" in page
+    assert "p 0.012" in page and "root mean square of 2 placebos" in page
+    assert {row["paired"]["kind"] for row in rows} == {"model_implied"}
+
+
 def test_the_placebos_convict_a_model_that_makes_much_of_nothing(
     build: Build, contents: ReportContents
 ) -> None:
@@ -237,7 +246,8 @@ def test_report_json_follows_the_published_schema(folder: Path, contents: Report
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(document, schema)
     bare = {name: getattr(contents, name) for name in FEWEST}
-    jsonschema.validate(json.loads(report_json(ReportContents(**bare), {}, {})), schema)
+    least = ReportContents(**bare)
+    jsonschema.validate(json.loads(report_json(least, {}, {}, numbers_of(least))), schema)
     document["effects"][0]["kind"] = "guessed"
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(document, schema)
@@ -307,7 +317,7 @@ def test_missing_effects_are_dashes(build: Build, contents: ReportContents) -> N
     contents = build(effects=effects)
     text = page_of(contents)
     assert not re.search(r">\s*nan\b|nan to|None<", text)
-    json.loads(report_json(contents, {}, {}), parse_constant=forbid)
+    json.loads(report_json(contents, {}, {}, numbers_of(contents)), parse_constant=forbid)
 
 
 def test_failures_and_guidance_are_said_at_the_top(build: Build) -> None:

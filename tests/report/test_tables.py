@@ -6,8 +6,8 @@ import numpy as np
 
 from dgmvlc_cli.mapping import summary_table
 from dgmvlc_cli.report.contents import ReportContents
-from dgmvlc_cli.report.html import all_tables
-from dgmvlc_cli.report.tables import RESULT_COLUMNS, results_table
+from dgmvlc_cli.report.numbers import numbers_of
+from dgmvlc_cli.report.tables import RESULT_COLUMNS, report_tables, results_table
 
 
 def test_the_long_table_holds_every_result_once(contents: ReportContents) -> None:
@@ -36,7 +36,7 @@ def test_no_maps_leave_the_rest(contents: ReportContents) -> None:
 
 
 def test_tables_without_a_row_are_left_out(contents: ReportContents) -> None:
-    tables = all_tables(contents)
+    tables = report_tables(contents, numbers_of(contents))
     assert {"trust", "placebos", "folds", "fit", "counts", "cohort", "training"} <= set(tables)
     levels = tables["cohort"].set_index("level")["subjects"]
     assert levels["never smoker"] == 38
@@ -46,4 +46,4 @@ def test_tables_without_a_row_are_left_out(contents: ReportContents) -> None:
         effects=contents.effects.iloc[:0],
         measures=contents.measures.iloc[:0],
     )
-    assert all_tables(bare) == {}
+    assert report_tables(bare, numbers_of(bare)) == {}
