@@ -115,10 +115,14 @@ class RegionalLevel(nn.Module):
         fraction in [0, 1]; position: (N, 3, D, H, W) height, depth and side in [-1, 1]
         -> (N, D, H, W)."""
         profiles = self.profiles(position) * lung[:, None]  # (N, P, D, H, W)
-        means = regional_means(low_pass, profiles)
-        gated = functional.silu(self.enter(means)) * (1 + self.enter_gate(time))
-        weights = self.leave(gated) + self.direct(means) * (1 + self.direct_gate(time))
+        weights = self.weights(regional_means(low_pass, profiles), time)
         return torch.einsum("np,npdhw->ndhw", weights, profiles)
+
+    def weights(self, means: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        """How much of each profile is added: (N, P) regional means, (N, T) time -> (N, P)."""
+        gated = functional.silu(self.enter(means)) * (1 + self.enter_gate(time))
+        added: torch.Tensor = self.leave(gated) + self.direct(means) * (1 + self.direct_gate(time))
+        return added
 
     def profiles(self, position: torch.Tensor) -> torch.Tensor:
         """(N, 3, D, H, W) -> (N, P, D, H, W)."""
@@ -132,5 +136,9 @@ class RegionalLevel(nn.Module):
 def regional_means(low_pass: torch.Tensor, profiles: torch.Tensor) -> torch.Tensor:
     """Weighted means, scaled so that white noise gives N(0, 1): (N, D, H, W), (N, P, D, H, W)
     -> (N, P)."""
-    norm = (profiles**2).sum(dim=(2, 3, 4)).clamp_min(1e-6).sqrt()
-    return torch.einsum("npdhw,ndhw->np", profiles, low_pass) / norm
+    return torch.einsum("npdhw,ndhw->np", profiles, low_pass) / profile_norms(profiles)
+
+
+def profile_norms(profiles: torch.Tensor) -> torch.Tensor:
+    """Root sums of squares: (N, P, D, H, W) -> (N, P)."""
+    return (profiles**2).sum(dim=(2, 3, 4)).clamp_min(1e-6).sqrt()

@@ -24,10 +24,10 @@ from diffusers.training_utils import EMAModel
 from dgmvlc_cli import workspace
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.generators import wavelet
-from dgmvlc_cli.generators.conditions import COORDINATES, context_channels, lung_fraction
+from dgmvlc_cli.generators.conditions import context_channels
 from dgmvlc_cli.generators.draws import Draws
 from dgmvlc_cli.generators.families import PAPER, build_family
-from dgmvlc_cli.generators.family import Batch, Denoiser, Family
+from dgmvlc_cli.generators.family import Denoiser, Family
 from dgmvlc_cli.generators.fitting import (
     Tensors,
     TrainingPlan,
@@ -37,18 +37,17 @@ from dgmvlc_cli.generators.fitting import (
     to_tensors,
     torch_seed,
 )
-from dgmvlc_cli.generators.fusion import regional_means
 from dgmvlc_cli.generators.gan import Gan, build_critic
 from dgmvlc_cli.generators.model import Generator
-from dgmvlc_cli.generators.networks import TextUNet, time_features
+from dgmvlc_cli.generators.networks import TextUNet
 from dgmvlc_cli.generators.processes import build_accelerator
+from dgmvlc_cli.generators.warmup import warm_up_level
 
 WARMUP_SHARE = 0.05
 GRADIENT_NORM = 1.0
 EMA_DECAY = 0.995
 MAXIMUM_SKIPPED_STEPS = 20
 LOG_EVERY = 10
-LEVEL_STEPS, LEVEL_BATCH, LEVEL_RATE = 400, 32, 3e-3
 CRITIC_RATE, CRITIC_BETAS = 4e-4, (0.5, 0.9)
 
 
@@ -109,38 +108,6 @@ def train_fold(
     for tracker in accelerator.trackers:
         tracker.finish()
     return generator
-
-
-def warm_up_level(
-    network: TextUNet, family: Denoiser, tensors: Tensors, plan: TrainingPlan
-) -> None:
-    """Train the regional level alone first: no convolution is needed, so it costs seconds.
-
-    It decides how much subjects differ, and has little weight in the loss of the whole.
-    """
-    assert network.level is not None
-    learned = [*network.level.parameters(), *network.time.parameters()]
-    optimizer = torch.optim.AdamW(learned, lr=LEVEL_RATE)
-    schedule = get_cosine_schedule_with_warmup(optimizer, 10, LEVEL_STEPS)
-    for step in range(LEVEL_STEPS):
-        draws = Draws(torch_seed(plan.seed, plan.fold, "level", step))
-        index, donors = draws.integers(len(tensors.bands), (2, LEVEL_BATCH))
-        kept = torch.ones(LEVEL_BATCH, 1)
-        batch = tensors.batch(index, donors, kept, torch.device("cpu"))
-        level_loss(network, family, batch, draws).backward()
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-
-
-def level_loss(network: TextUNet, family: Denoiser, batch: Batch, draws: Draws) -> torch.Tensor:
-    """The part of the loss that the regional level alone can lower."""
-    assert network.level is not None
-    t, x_t, target = family.noised(batch, draws)
-    context = batch.conditions.context
-    shift = network.regional_shift(x_t, network.time(time_features(t)), context)
-    profiles = network.level.profiles(context[:, -COORDINATES:]) * lung_fraction(context)[:, None]
-    return regional_means(shift - target[:, 0], profiles).square().mean()
 
 
 def build_plan_family(plan: TrainingPlan) -> Family:

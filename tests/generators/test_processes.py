@@ -40,9 +40,9 @@ def test_two_processes_train_as_one_with_the_doubled_batch(tmp_path, training_se
     (tmp_path / "asked.pickle").write_bytes(pickle.dumps((training_set, plan)))
     (tmp_path / "train.py").write_text(SCRIPT)
     environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    launched = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
-        [*launched, "--master-port", "0", str(tmp_path / "train.py"), str(tmp_path)],
+        [*launched, str(tmp_path / "train.py"), str(tmp_path)],
         env=os.environ | environment,
         capture_output=True,
         text=True,
