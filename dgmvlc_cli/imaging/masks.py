@@ -13,7 +13,6 @@ from dgmvlc_cli.imaging.lungs import label_lungs
 from dgmvlc_cli.imaging.names import is_image_name, stem
 from dgmvlc_cli.imaging.volume import LUNGS, Tissue, Volume, read_labels
 
-STRUCTURES = ("lung", "right_lung", "left_lung", "airway", "body")
 ValuesOf = Mapping[str, tuple[int, ...]]
 # Values of label maps in use; what is not named becomes body or outside, as the scan says.
 READY_MAPPINGS: dict[str, dict[str, tuple[int, ...]]] = {
