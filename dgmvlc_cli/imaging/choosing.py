@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dgmvlc_cli.errors import UsageError
 from dgmvlc_cli.imaging.identity import Identity
-from dgmvlc_cli.imaging.scans import PassedOver, Scan, Survey, Traits, below, passed_over
+from dgmvlc_cli.imaging.scans import PassedOver, Scan, Survey, below, passed_over
 from dgmvlc_cli.imaging.vocabulary import sharpness
 
 COVERING = 0.8  # of the tallest series of a subject
@@ -126,7 +127,6 @@ def _row(
     one: Scan | PassedOver, chosen: str, reason: str, root: Path, identity: Identity
 ) -> dict[str, Any]:
     path = "" if identity.pseudonymous else below(one.path, root).as_posix()
-    traits = {name: getattr(one.traits, name) for name in Traits.__dataclass_fields__}
     return {
         "subject": identity.subject(one.subject) if one.subject else "",
         "series": identity.series(one.key or str(one.path)),
@@ -134,7 +134,7 @@ def _row(
         "reason": reason,
         "kind": one.kind,
         "files": max(len(one.files), 1),
-        **traits,
+        **asdict(one.traits),
         "path": path,
     }
 

@@ -10,7 +10,7 @@ import gzip
 import math
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
@@ -201,17 +201,31 @@ def resample_labels(labels: np.ndarray, volume: Volume, spacing_mm: float) -> np
     grid = isotropic_grid(volume, spacing_mm)
     if _is_on(volume, grid):
         return labels
-    best = np.zeros(grid.shape, np.uint8)
-    best_fraction = np.zeros(grid.shape, np.float32)
-    rest = np.ones(grid.shape, np.float32)
-    for tissue in np.unique(labels[labels > 0]):
+
+    def fraction(tissue: int) -> np.ndarray:
         member = (labels == tissue).astype(np.float32)
         smooth = _antialias(member, volume.spacing_mm, spacing_mm)
-        fraction = resample_image(image_of(smooth, volume), grid)
-        wins = fraction > best_fraction
-        best[wins], best_fraction[wins] = tissue, fraction[wins]
-        rest -= fraction
-    best[rest > best_fraction] = Tissue.OUTSIDE
+        return resample_image(image_of(smooth, volume), grid)
+
+    return fullest(fraction, labels, grid.shape)
+
+
+def fullest(
+    fraction: Callable[[int], np.ndarray], labels: np.ndarray, shape: tuple[int, int, int]
+) -> np.ndarray:
+    """The class that fills most of each voxel of another grid; 0 where what is left fills more.
+
+    fraction: class -> (z, y, x) of the given shape, the part of each voxel that it fills, in
+    [0, 1].  labels: the classes on their own grid.  Returns their number type.
+    """
+    best = np.zeros(shape, labels.dtype)
+    best_fraction, rest = np.zeros(shape, np.float32), np.ones(shape, np.float32)
+    for label in np.unique(labels[labels > 0]):
+        filled = fraction(int(label))
+        wins = filled > best_fraction
+        best[wins], best_fraction[wins] = label, filled[wins]
+        rest -= filled
+    best[rest > best_fraction] = 0
     return best
 
 
