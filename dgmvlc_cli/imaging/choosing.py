@@ -112,14 +112,20 @@ def _require_known(
         )
 
 
-def series_rows(found: Survey, identity: Identity) -> list[dict[str, Any]]:
+def series_rows(
+    found: Survey, identity: Identity, warnings: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
     """Rows of series.tsv: every series and file, chosen or not, and why.
 
+    warnings: what was wrong with the chosen series, by the subject's name in the workspace.
     Paths are given relative to the scans, and not at all where names are pseudonyms.
     """
-    rows = [_row(one, "yes", "", found.root, identity) for one in found.scans] + [
-        _row(one, "no", one.reason, found.root, identity) for one in found.passed_over
-    ]
+    told = warnings or {}
+    rows = [
+        _row(one, "yes", "", found.root, identity)
+        | {"warnings": told.get(identity.subject(one.subject), "")}
+        for one in found.scans
+    ] + [_row(one, "no", one.reason, found.root, identity) for one in found.passed_over]
     return sorted(rows, key=lambda row: (row["subject"] == "", row["subject"], row["series"]))
 
 
@@ -132,6 +138,7 @@ def _row(
         "series": identity.series(one.key or str(one.path)),
         "chosen": chosen,
         "reason": reason,
+        "warnings": "",
         "kind": one.kind,
         "files": max(len(one.files), 1),
         **asdict(one.traits),
