@@ -69,7 +69,9 @@ def test_the_lungs_of_the_phantom_are_found_one_by_one(spacing_mm, dice):
     assert airway > (0.85 if spacing_mm == 2.0 else 0.65)
 
 
-@pytest.mark.parametrize("spacing_mm", [(4.0, 4.0, 8.0), (2.5, 2.5, 5.0), (5.0, 5.0, 10.0)])
+@pytest.mark.parametrize(
+    "spacing_mm", [(4.0, 4.0, 8.0), (2.5, 2.5, 5.0), (8.0, 8.0, 8.0), (5.0, 5.0, 10.0)]
+)
 def test_voxel_size_does_not_change_the_lungs(spacing_mm, real_scan, real_labels):
     image = image_of(real_scan.hu, real_scan)
     size = [
@@ -85,7 +87,7 @@ def test_voxel_size_does_not_change_the_lungs(spacing_mm, real_scan, real_labels
     expected_ml, expected_hu = lung_facts(real_scan, real_labels)
     assert lung_ml == pytest.approx(expected_ml, rel=0.01)
     # Interpolation alone blurs the rim into the lung: half a voxel of shift moves the mean by 4 HU.
-    assert mean_hu == pytest.approx(expected_hu, abs=4)
+    assert mean_hu == pytest.approx(expected_hu, abs=3)
     median, expected = (
         np.median(one.hu[np.isin(found, LUNGS)])
         for one, found in ((volume, labels), (real_scan, real_labels))
