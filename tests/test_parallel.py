@@ -1,5 +1,7 @@
 import os
+import signal
 import sys
+import time
 
 import pytest
 
@@ -65,3 +67,18 @@ def test_a_cluster_gives_the_same_outcomes():
 
 def test_nothing_to_do_is_nothing():
     assert list(parallel.run(half, [], 2)) == []
+
+
+def slow(n: int) -> int:
+    time.sleep(0.2)
+    return n
+
+
+def test_what_a_lost_worker_of_a_cluster_held_is_done_by_another():
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as one:
+        found = parallel.run(slow, range(20), cluster=one.scheduler_address)
+        done = [next(found)]
+        os.kill(one.workers[0].pid, signal.SIGKILL)
+        done += found
+    assert sorted(outcome.result for outcome in done) == list(range(20))

@@ -1,4 +1,4 @@
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -42,11 +42,12 @@ class Knows:
         return scans_of(-850 + 15 * noise.reshape(-1), self.share * embeddings[:, 0])
 
 
-@pytest.fixture
-def cohort() -> tuple[HeldOut, pd.DataFrame, pd.DataFrame]:
+def cohort_of(effect: float) -> tuple[HeldOut, pd.DataFrame, pd.DataFrame]:
+    """Held-out subjects, measures and design; smoking moves the real scans by so many effects."""
     rng = np.random.default_rng(1)
     current = (np.arange(24) % 2).astype(float)
-    hu, labels = scans_of(-850 + rng.normal(0, 15, 24), current), np.stack([mask()] * 24)
+    hu = scans_of(-850 + rng.normal(0, 15, 24), effect * current)
+    labels = np.stack([mask()] * 24)
     design = pd.DataFrame(
         {"smoking": np.where(current, "current", "never"), "age": rng.normal(60, 8, 24)},
         index=pd.Index(SUBJECTS, name="subject"),
@@ -57,6 +58,11 @@ def cohort() -> tuple[HeldOut, pd.DataFrame, pd.DataFrame]:
     factual[:, 0] = current
     held = HeldOut(subjects=SUBJECTS, hu=hu, labels=labels, factual=factual, arms=arms)
     return held, scan_rows(SUBJECTS, hu, labels, 10.0), design
+
+
+@pytest.fixture
+def cohort() -> tuple[HeldOut, pd.DataFrame, pd.DataFrame]:
+    return cohort_of(1.0)
 
 
 def test_a_model_that_obeys_is_found_calibrated_and_obedient(cohort):
@@ -73,10 +79,12 @@ def test_a_model_that_obeys_is_found_calibrated_and_obedient(cohort):
 def test_a_model_that_ignores_its_text_is_called_so(cohort):
     found, _ = validate(Knows(0.0), *cohort, CONTRAST, ["age"], steps=2, seed=0)
     assert found.obedience == pytest.approx(0, abs=1e-6)
+    assert found.detectable
     assert "ignores its sentence" in found.words()[-1]
 
 
-def test_where_nothing_is_seen_there_is_nothing_to_obey(cohort):
-    found, _ = validate(Knows(0.0), *cohort, CONTRAST, ["age"], steps=2, seed=0)
-    unseen = replace(found, detectable=False)
-    assert "no clear association" in unseen.words()[-1]
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_where_nothing_is_seen_there_is_nothing_to_obey(share):
+    found, _ = validate(Knows(share), *cohort_of(0.0), CONTRAST, ["age"], steps=2, seed=0)
+    assert not found.detectable
+    assert "no clear association" in found.words()[-1]

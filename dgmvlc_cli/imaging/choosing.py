@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dgmvlc_cli.errors import UsageError
 from dgmvlc_cli.imaging.identity import Identity
-from dgmvlc_cli.imaging.scans import PassedOver, Scan, Survey, Traits, below, passed_over
+from dgmvlc_cli.imaging.scans import PassedOver, Scan, Survey, below, passed_over
 from dgmvlc_cli.imaging.vocabulary import sharpness
 
 COVERING = 0.8  # of the tallest series of a subject
@@ -111,14 +112,20 @@ def _require_known(
         )
 
 
-def series_rows(found: Survey, identity: Identity) -> list[dict[str, Any]]:
+def series_rows(
+    found: Survey, identity: Identity, warnings: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
     """Rows of series.tsv: every series and file, chosen or not, and why.
 
+    warnings: what was wrong with the chosen series, by the subject's name in the workspace.
     Paths are given relative to the scans, and not at all where names are pseudonyms.
     """
-    rows = [_row(one, "yes", "", found.root, identity) for one in found.scans] + [
-        _row(one, "no", one.reason, found.root, identity) for one in found.passed_over
-    ]
+    told = warnings or {}
+    rows = [
+        _row(one, "yes", "", found.root, identity)
+        | {"warnings": told.get(identity.subject(one.subject), "")}
+        for one in found.scans
+    ] + [_row(one, "no", one.reason, found.root, identity) for one in found.passed_over]
     return sorted(rows, key=lambda row: (row["subject"] == "", row["subject"], row["series"]))
 
 
@@ -126,15 +133,15 @@ def _row(
     one: Scan | PassedOver, chosen: str, reason: str, root: Path, identity: Identity
 ) -> dict[str, Any]:
     path = "" if identity.pseudonymous else below(one.path, root).as_posix()
-    traits = {name: getattr(one.traits, name) for name in Traits.__dataclass_fields__}
     return {
         "subject": identity.subject(one.subject) if one.subject else "",
         "series": identity.series(one.key or str(one.path)),
         "chosen": chosen,
         "reason": reason,
+        "warnings": "",
         "kind": one.kind,
         "files": max(len(one.files), 1),
-        **traits,
+        **asdict(one.traits),
         "path": path,
     }
 

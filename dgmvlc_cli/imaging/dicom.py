@@ -60,6 +60,7 @@ HEADER_TAGS = [
     "PerFrameFunctionalGroupsSequence",
 ]
 NOT_AXIAL_TYPES = ("LOCALIZER", "SCOUT", "TOPOGRAM")
+MOST_LISTED = 5
 MOST_PIXELS = 1 << 26  # of one slice: 8192 x 8192
 # Padding declared at a HU that tissue has would cut holes into the patient: such a header is wrong.
 BELIEVABLE_PADDING_HU = (-900.0, 3071.0)
@@ -89,7 +90,7 @@ def read_series(
     hu, damaged = _decode_all(slices)
     most = min(max(MOST_LOST * len(slices), max_missing), len(slices) - 1)
     if _longest_run(damaged) > max_missing or sum(damaged) > most:
-        raise _undecodable(slices[damaged.index(True)])
+        raise _undecodable(*(one for one, bad in zip(slices, damaged, strict=True) if bad))
     kept = [one for one, bad in zip(slices, damaged, strict=True) if not bad]
     lost = [one.name for one, bad in zip(slices, damaged, strict=True) if bad]
     lost += [path.name for path in unreadable]
@@ -309,7 +310,7 @@ def _require_believable_size(slices: Sequence[Slice]) -> None:
         rows * columns * len(slices) > MOST_COMPRESSION * stored
     ):
         raise DgmvlcError(
-            f"{slices[0].path}: {len(slices)} slice(s) of {rows} x {columns} pixels, which "
+            f"{slices[0].path}: {len(slices)} slices of {rows} x {columns} pixels, which "
             f"{stored} bytes cannot hold",
             "Export the series again, its header is damaged.",
         )
@@ -407,8 +408,12 @@ def _damaged(path: Path, error: Exception) -> DgmvlcError:
     )
 
 
-def _undecodable(one: Slice) -> DgmvlcError:
+def _undecodable(one: Slice, *others: Slice) -> DgmvlcError:
+    also = ", ".join(other.name for other in others[:MOST_LISTED])
+    also += ", ..." if len(others) > MOST_LISTED else ""
+    verb = "is" if len(others) == 1 else "are"
     return DgmvlcError(
-        f"{one.path}: its pixels cannot be read, the file is damaged or cut short",
+        f"{one.path}: its pixels cannot be read, the file is damaged or cut short"
+        + (f"; so {verb} {also}" if others else ""),
         "Export the series again; without this slice the volume has a hole.",
     )

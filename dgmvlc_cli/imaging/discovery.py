@@ -293,7 +293,7 @@ def _series_scan(
             bad for place in sorted({p.parent for p in files}) for bad in damaged[place]
         ),
         traits=_series_traits(members),
-        notes=(f"the series holds {others} slice(s) of another size or orientation, left out",)
+        notes=(f"of another size or orientation, left out: {others} of the series' slices",)
         if others
         else (),
     )

@@ -18,18 +18,19 @@ MOST_SAMPLES = 4_000_000
 TAIL_PERCENT = 0.5
 
 
-def why_not_hu(hu: np.ndarray) -> str:
-    """Why values cannot be HU, with a guess at what they are; empty where they may well be."""
+def why_not_hu(hu: np.ndarray, peaks_hu: tuple[float, float]) -> str:
+    """Why values cannot be HU, with a guess at what they are; empty where they may well be.
+
+    peaks_hu: what `peaks` finds in them.
+    """
     low, high = float(hu.min()), float(hu.max())
     air = float((hu < AIR_BELOW_HU).mean())
     soft = float(((hu > SOFT_TISSUE_HU[0]) & (hu < SOFT_TISSUE_HU[1])).mean())
     dense = float((hu > DENSE_HU).mean())
     if min(air, soft) < LEAST_SHARE or dense > MOST_DENSE_SHARE:
         return f"values run from {low:g} to {high:g}; {_guess(low, high, dense)}"
-    gas, tissue = peaks(hu)
-    for name, peak, (lowest, highest) in (
-        ("gas", gas, GAS_PEAK_HU),
-        ("soft tissue", tissue, TISSUE_PEAK_HU),
+    for name, peak, (lowest, highest) in zip(
+        ("gas", "soft tissue"), peaks_hu, (GAS_PEAK_HU, TISSUE_PEAK_HU), strict=True
     ):
         if not lowest <= peak <= highest:
             return (
@@ -42,22 +43,33 @@ def why_not_hu(hu: np.ndarray) -> str:
 def peaks(hu: np.ndarray) -> tuple[float, float]:
     """The most frequent value of each of the two classes that values fall into, gas and tissue.
 
-    The classes are parted halfway between their means (as for the lungs, Hu, Hoffman and
-    Reinhardt 2001, doi:10.1109/42.929615), wherever on the scale they lie.
+    The classes are parted halfway between their means, wherever on the scale they lie.
     """
     sample = hu.ravel()[:: max(1, hu.size // MOST_SAMPLES)]
     low, high = np.percentile(sample, (TAIL_PERCENT, 100 - TAIL_PERCENT))
     kept = sample[(sample >= low) & (sample <= high)]
-    threshold = float(kept.mean(dtype=np.float64))
+    start = float(kept.mean(dtype=np.float64))
+    threshold = halfway(kept, start, 1e-3 * max(high - low, 1e-6))
+    return _mode(kept[kept < threshold]), _mode(kept[kept >= threshold])
+
+
+def halfway(values: np.ndarray, start: float, tolerance: float) -> float:
+    """The threshold halfway between the means of the two classes that it parts values into.
+
+    Iterated from `start` until it moves by less than `tolerance`, or one class is empty.
+    Source: Hu, Hoffman and Reinhardt 2001, doi:10.1109/42.929615
+    """
+    threshold = start
     for _ in range(ROUNDS):
-        below = kept < threshold
+        below = values < threshold
         if not below.any() or below.all():
             break
         previous = threshold
-        threshold = float(kept[below].mean() + kept[~below].mean()) / 2
-        if abs(threshold - previous) < 1e-3 * max(high - low, 1e-6):
+        means = values[below].mean(dtype=np.float64), values[~below].mean(dtype=np.float64)
+        threshold = float(sum(means)) / 2
+        if abs(threshold - previous) < tolerance:
             break
-    return _mode(kept[kept < threshold]), _mode(kept[kept >= threshold])
+    return threshold
 
 
 def _mode(values: np.ndarray) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from dgmvlc_cli.imaging.hounsfield import halfway
 from dgmvlc_cli.imaging.volume import LUNGS, Tissue, Volume
 
 Spacing = tuple[float, float, float]
@@ -144,21 +145,9 @@ def _fill_ring(plane: np.ndarray) -> np.ndarray:
 
 
 def lung_threshold(hu_in_body: np.ndarray) -> float:
-    """The HU halfway between the means of the two classes that it separates.
-
-    Source: Hu, Hoffman and Reinhardt 2001, doi:10.1109/42.929615
-    """
-    threshold = -500.0
+    """The HU halfway between the means of gas and tissue, within a plausible range."""
     low, high = LUNG_THRESHOLD_RANGE_HU
-    for _ in range(50):
-        air = hu_in_body < threshold
-        if not air.any() or air.all():
-            break
-        means = hu_in_body[air].mean(dtype=np.float64), hu_in_body[~air].mean(dtype=np.float64)
-        previous, threshold = threshold, float(sum(means) / 2)
-        if abs(threshold - previous) < 0.5:
-            break
-    return min(max(threshold, low), high)
+    return min(max(halfway(hu_in_body, start=-500.0, tolerance=0.5), low), high)
 
 
 def find_airway(

@@ -13,7 +13,6 @@ from dgmvlc_cli.imaging.lungs import label_lungs
 from dgmvlc_cli.imaging.names import is_image_name, stem
 from dgmvlc_cli.imaging.volume import LUNGS, Tissue, Volume, read_labels
 
-STRUCTURES = ("lung", "right_lung", "left_lung", "airway", "body")
 ValuesOf = Mapping[str, tuple[int, ...]]
 # Values of label maps in use; what is not named becomes body or outside, as the scan says.
 READY_MAPPINGS: dict[str, dict[str, tuple[int, ...]]] = {
@@ -103,10 +102,12 @@ def _structure(path: Path, subject: str) -> str:
 
 
 def given_labels(masks: MaskFiles, volume: Volume, mapping: str | ValuesOf = AUTO) -> np.ndarray:
-    """Tissue labels (z, y, x) of a scan from mask files, by a ready or an own mapping of values.
+    """Tissue labels, uint8 (z, y, x) on the grid of `volume`, from the mask files of its scan.
 
-    Sides, body and airway are found where the mask does not tell them.  Raises DgmvlcError for a
-    mask without lungs, of other values than its mapping's, of another place, or beside the lungs.
+    mapping: what the values of a label map mean, a name of MAPPING_NAMES or structure -> values;
+    other values are no lung.  Sides, body and airway are found where the mask does not tell them.
+    Raises DgmvlcError for a mask without lungs, of another place, beside the lungs or, with AUTO,
+    of values other than 0 to 4; UsageError for an unknown mapping.
     """
     if masks.structures:
         parts = _from_structures(masks, volume)

@@ -78,7 +78,8 @@ def prepare(scan: Scan, handling: Handling, masks: MaskFiles | None = None) -> P
     """
     reading = read_scan(scan, handling)
     source = reading.volume
-    doubts = _require_hu(source, scan, handling)
+    found_peaks = peaks(source.hu)
+    doubts = _require_hu(source, found_peaks, scan, handling)
     if masks is None:
         found = segment_with(handling.segmenter, source)
     else:
@@ -91,7 +92,7 @@ def prepare(scan: Scan, handling: Handling, masks: MaskFiles | None = None) -> P
         )
     facts = {"kind": scan.kind, "slices": source.hu.shape[0], **reading.facts}
     facts |= {"kernel": scan.traits.kernel, "contrast": scan.traits.contrast}
-    facts |= _measure(source, found)
+    facts |= _measure(source, found, found_peaks)
     volume, cropped = _regrid(source, found, handling.spacing_mm, handling.margin_mm)
     facts |= {"spacing_mm": list(volume.spacing_mm), "shape": list(volume.hu.shape)}
     return Prepared(
@@ -115,9 +116,11 @@ def read_scan(scan: Scan, handling: Handling) -> Reading:
     )
 
 
-def _require_hu(volume: Volume, scan: Scan, handling: Handling) -> list[str]:
+def _require_hu(
+    volume: Volume, peaks_hu: tuple[float, float], scan: Scan, handling: Handling
+) -> list[str]:
     """Refuse values that are not HU; where they are allowed, say so."""
-    doubt = why_not_hu(volume.hu)
+    doubt = why_not_hu(volume.hu, peaks_hu)
     if doubt and not handling.allow_not_hu:
         raise DgmvlcError(
             f"{scan.path}: not in HU, {doubt}",
@@ -126,9 +129,9 @@ def _require_hu(volume: Volume, scan: Scan, handling: Handling) -> list[str]:
     return [f"not in HU, {doubt}"] if doubt else []
 
 
-def _measure(source: Volume, labels: np.ndarray) -> dict[str, Any]:
+def _measure(source: Volume, labels: np.ndarray, peaks_hu: tuple[float, float]) -> dict[str, Any]:
     lungs = np.isin(labels, LUNGS)
-    gas_hu, tissue_hu = peaks(source.hu)
+    gas_hu, tissue_hu = peaks_hu
     return {
         "source_shape": list(source.hu.shape),
         "source_spacing_mm": list(source.spacing_mm),

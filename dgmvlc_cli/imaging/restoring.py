@@ -12,7 +12,14 @@ import SimpleITK as sitk
 
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.imaging.names import stem
-from dgmvlc_cli.imaging.volume import AIR_HU, Grid, grid_of_image, read_image, resample_image
+from dgmvlc_cli.imaging.volume import (
+    AIR_HU,
+    Grid,
+    fullest,
+    grid_of_image,
+    read_image,
+    resample_image,
+)
 
 ResultKind = Literal["hu", "difference", "mask"]
 OUTSIDE_VALUE = {"hu": AIR_HU, "difference": 0.0, "mask": 0.0}
@@ -77,15 +84,11 @@ def _numbers(image: sitk.Image, grid: Grid, kind: ResultKind) -> np.ndarray:
 
 def _labels(image: sitk.Image, grid: Grid) -> np.ndarray:
     values = sitk.GetArrayViewFromImage(image)
-    best = np.zeros(grid.shape, values.dtype)
-    best_share, rest = np.zeros(grid.shape, np.float32), np.ones(grid.shape, np.float32)
-    for value in np.unique(values[values > 0]):
-        share = resample_image(sitk.Cast(image == int(value), sitk.sitkFloat32), grid)
-        wins = share > best_share
-        best[wins], best_share[wins] = value, share[wins]
-        rest -= share
-    best[rest > best_share] = 0
-    return best
+    return fullest(
+        lambda value: resample_image(sitk.Cast(image == value, sitk.sitkFloat32), grid),
+        values,
+        grid.shape,
+    )
 
 
 def read_result(path: Path, spacing_mm: tuple[float, float, float]) -> sitk.Image:

@@ -103,7 +103,7 @@ def stack(
     holes, lost = _holes(slices, gaps, max_missing, unreadable)
     facts: dict[str, Any] = {"slices": len(slices), "slices_lost": lost}
     notes += holes + _sparse(slices, gaps)
-    if unreadable:
+    if unreadable and not holes:
         notes.append(f"damaged beside the slices, left out: {', '.join(unreadable)}")
     corner_mm, gap_mm = slices[0].position_mm, _gap_mm(slices, gaps)
     shift = _shift_mm(slices)
@@ -197,19 +197,20 @@ def _holes(
     Raises DgmvlcError for a hole of more than max_missing slices, or too many holes.
     """
     notes, total = [], 0
+    beside = f"; damaged beside them: {', '.join(unreadable)}" if unreadable else ""
     for index, gap in enumerate(gaps):
         usual = _usual_nearby(gaps, index)
         if gap <= MISSING_GAP * usual:
             continue
         lost = max(round(float(gap) / usual) - 1, 1)
         total += lost
-        where = _hole(slices[index], slices[index + 1], float(gap), usual, lost, unreadable)
+        where = _hole(slices[index], slices[index + 1], float(gap), usual, lost)
         if lost > max_missing:
             raise DgmvlcError(
-                f"{slices[index].path.parent}: {where}",
+                f"{slices[index].path.parent}: {where}{beside}",
                 "Export the series again, complete; or allow more with `max_missing_slices`.",
             )
-        notes.append(f"{where}, interpolated")
+        notes.append(f"{where}, interpolated{beside}")
     if total > max(MOST_LOST * len(slices), max_missing):
         raise DgmvlcError(
             f"{slices[0].path.parent}: {total} of {len(slices) + total} slices missing; the first: "
@@ -225,14 +226,11 @@ def _usual_nearby(gaps: np.ndarray, index: int) -> float:
     return float(np.median(around)) if around.size else float(gaps[index])
 
 
-def _hole(
-    before: Slice, after: Slice, gap: float, usual: float, lost: int, unreadable: Sequence[str]
-) -> str:
+def _hole(before: Slice, after: Slice, gap: float, usual: float, lost: int) -> str:
     first = before.position_mm + (after.position_mm - before.position_mm) * usual / gap
     return (
-        f"{lost} slice(s) missing at z = {first[2]:.1f} mm, between {before.name} and "
-        f"{after.name} (gap {gap:.2f} mm, nearby {usual:.2f} mm)"
-        + (f"; damaged beside them: {', '.join(unreadable)}" if unreadable else "")
+        f"{lost} {'slice' if lost == 1 else 'slices'} missing at z = {first[2]:.1f} mm, between "
+        f"{before.name} and {after.name} (gap {gap:.2f} mm, nearby {usual:.2f} mm)"
     )
 
 

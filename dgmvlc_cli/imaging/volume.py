@@ -10,7 +10,7 @@ import gzip
 import math
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
@@ -182,8 +182,7 @@ def resample_isotropic(volume: Volume, spacing_mm: float) -> Volume:
     grid = isotropic_grid(volume, spacing_mm)
     if _is_on(volume, grid):
         return volume
-    smooth = _antialias(volume.hu, volume.spacing_mm, spacing_mm)
-    hu = resample_image(image_of(smooth, volume), grid, sitk.sitkBSpline, AIR_HU)
+    hu = resample_image(_coarsened(volume.hu, volume, spacing_mm), grid, sitk.sitkBSpline, AIR_HU)
     low, high = min(float(volume.hu.min()), AIR_HU), float(volume.hu.max())
     return Volume(
         hu=np.clip(hu, low, high),
@@ -201,17 +200,29 @@ def resample_labels(labels: np.ndarray, volume: Volume, spacing_mm: float) -> np
     grid = isotropic_grid(volume, spacing_mm)
     if _is_on(volume, grid):
         return labels
-    best = np.zeros(grid.shape, np.uint8)
-    best_fraction = np.zeros(grid.shape, np.float32)
-    rest = np.ones(grid.shape, np.float32)
-    for tissue in np.unique(labels[labels > 0]):
-        member = (labels == tissue).astype(np.float32)
-        smooth = _antialias(member, volume.spacing_mm, spacing_mm)
-        fraction = resample_image(image_of(smooth, volume), grid)
-        wins = fraction > best_fraction
-        best[wins], best_fraction[wins] = tissue, fraction[wins]
-        rest -= fraction
-    best[rest > best_fraction] = Tissue.OUTSIDE
+
+    def fraction(tissue: int) -> np.ndarray:
+        return resample_image(_coarsened(labels == tissue, volume, spacing_mm), grid)
+
+    return fullest(fraction, labels, grid.shape)
+
+
+def fullest(
+    fraction: Callable[[int], np.ndarray], labels: np.ndarray, shape: tuple[int, int, int]
+) -> np.ndarray:
+    """The class that fills most of each voxel of another grid; 0 where what is left fills more.
+
+    fraction: class -> (z, y, x) of the given shape, the part of each voxel that it fills, in
+    [0, 1].  labels: the classes on their own grid.  Returns their number type.
+    """
+    best = np.zeros(shape, labels.dtype)
+    best_fraction, rest = np.zeros(shape, np.float32), np.ones(shape, np.float32)
+    for label in np.unique(labels[labels > 0]):
+        filled = fraction(int(label))
+        wins = filled > best_fraction
+        best[wins], best_fraction[wins] = label, filled[wins]
+        rest -= filled
+    best[rest > best_fraction] = 0
     return best
 
 
@@ -547,13 +558,18 @@ def _is_on(volume: Volume, grid: Grid) -> bool:
     )
 
 
-def _antialias(array: np.ndarray, from_mm: tuple[float, float, float], to_mm: float) -> np.ndarray:
-    """Smooth each axis that will get coarser, so that its resolution becomes that of the new grid.
+def _coarsened(array: np.ndarray, volume: Volume, to_mm: float) -> sitk.Image:
+    """An array on the grid of `volume` as a float32 image, smoothed for voxels of to_mm.
 
+    Each axis that will get coarser gets the resolution of the new grid.  Only the image is kept:
+    of a fine scan every further array takes half a GB.
     Source of the width: Cardoso et al. 2015, doi:10.1007/978-3-319-24571-3_81.
     """
-    sigmas = [math.sqrt(max(to_mm**2 - mm**2, 0.0)) / FWHM_PER_SIGMA / mm for mm in from_mm]
-    return ndimage.gaussian_filter(array, sigmas, mode="nearest", truncate=3.0)
+    sigmas = [
+        math.sqrt(max(to_mm**2 - mm**2, 0.0)) / FWHM_PER_SIGMA / mm for mm in volume.spacing_mm
+    ]
+    smooth = ndimage.gaussian_filter(array, sigmas, output=np.float32, mode="nearest", truncate=3.0)
+    return image_of(smooth, volume)
 
 
 def resample_image(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from dgmvlc_cli.imaging.scans import Scan, Survey
 
 
+MOST_WARNINGS = 5  # said on the screen
 OUTPUT_FOLDERS = ("images", "models", "counterfactuals", "analysis", "restored")
 
 
@@ -48,7 +50,7 @@ def preprocess(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     if run.dry_run:
         return dry_run("preprocess", [f"{len(tasks)} scans -> {ws.root / 'images'}"])
     ws.describe_dataset()
-    _write_survey(ws, settings, found, identity)
+    _write_survey(ws, settings, found, identity, warnings={})
     rows, failed = [], {}
     with run.reporter.track("preprocess", len(tasks)) as advance:
         for outcome in parallel.run(prepare_scan, tasks, run.workers, run.cluster):
@@ -57,13 +59,17 @@ def preprocess(ws: Workspace, settings: Settings, run: Run) -> StageResult:
             if outcome.error is not None:
                 failed[task.subject] = _told(outcome.error.message, task, identity)
                 hint = _told(outcome.error.hint, task, identity)
-                run.reporter.note(f"{task.subject}: {failed[task.subject]} {hint}")
+                reason = failed[task.subject].rstrip(".")
+                run.reporter.note(f"{task.subject}: {reason}. {hint}")
             rows.append(row | {"status": "failed" if outcome.error else "ok"})
             rows[-1] |= outcome.result or {}
             rows[-1]["reason"] = failed.get(task.subject, "")
             advance()
     table = pd.DataFrame(rows).sort_values("subject")
     workspace.write_table(ws.subjects_path, table)
+    wrong = table["reason"].where(table["status"] == "failed", table.get("warnings", ""))
+    warnings = dict(zip(table["subject"], wrong, strict=True))
+    _write_survey(ws, settings, found, identity, warnings)
     return _preprocess_result(ws, settings, table, failed, found, identity)
 
 
@@ -222,15 +228,24 @@ def _cell(value: Any) -> Any:
     return "x".join(f"{v:g}" for v in value) if isinstance(value, list) else value
 
 
-def _write_survey(ws: Workspace, settings: Settings, found: Survey, identity: Identity) -> None:
-    """series.tsv, and the key where the names in it are pseudonyms."""
+def _write_survey(
+    ws: Workspace,
+    settings: Settings,
+    found: Survey,
+    identity: Identity,
+    warnings: dict[str, str],
+) -> None:
+    """series.tsv, and the key where the names in it are pseudonyms.
+
+    warnings: what is known by now to be wrong with a subject's scan.
+    """
     from dgmvlc_cli.imaging.choosing import series_paths, series_rows
     from dgmvlc_cli.imaging.identity import save_key
 
     if identity.pseudonymous:  # first, so that no name is ever used that has no key
         ids = {one.subject for one in found.all} - {""}
         save_key(key_path(ws, settings), identity, ids, series_paths(found, identity))
-    workspace.write_table(ws.series_path, pd.DataFrame(series_rows(found, identity)))
+    workspace.write_table(ws.series_path, pd.DataFrame(series_rows(found, identity, warnings)))
 
 
 def _preprocess_result(
@@ -260,6 +275,7 @@ def _preprocess_result(
         ),
         f"median lung volume {ok['lung_volume_ml'].median() / 1000:.2f} L, "
         f"median lung mean {ok['mean_lung_hu'].median():.0f} HU",
+        *_warning_lines(ok),
         f"one row per scan: {ws.subjects_path}; pictures: {ws.root / 'images'}/sub-*/sub-*_qc.png",
         *_mixed_kernels(ok),
     ]
@@ -275,6 +291,13 @@ def _preprocess_result(
         failed=failed,
         next_command="dgmvlc describe" if settings.table else "dgmvlc analyze",
     )
+
+
+def _warning_lines(ok: pd.DataFrame) -> list[str]:
+    """The first warnings; all are in subjects.tsv."""
+    warned = ok[ok["warnings"] != ""]
+    rows = zip(warned["subject"], warned["warnings"], strict=True)
+    return [f"  {subject}: {told}" for subject, told in islice(rows, MOST_WARNINGS)]
 
 
 def _mixed_kernels(ok: pd.DataFrame) -> list[str]:

@@ -62,19 +62,16 @@ def _inputs(
     """What is read from: name -> attribute -> (n, E), subjects in order of their ids."""
     from dgmvlc_cli.text.describe import sentence
     from dgmvlc_cli.text.encoders import encode_cached
-    from dgmvlc_cli.text.projection import Practice, encode_rows, fit_projection, practice_rows
+    from dgmvlc_cli.text.projection import fit_projection, practise
+    from dgmvlc_cli.text.projection import said as in_sentence
 
     cache = ws.text / f"{cache_name}.npz"
     rows, schema = said.rows.sort_index(), said.schema
     prompts = said.prompts.set_index("subject")["sentence"].loc[rows.index]
     whole = encode_cached(encoder, list(prompts), cache)
-    practised = practice_rows(rows, schema, settings.seed)
-    practice = Practice(
-        embeddings=encode_cached(encoder, [sentence(row, schema) for row in practised], cache),
-        codes=encode_rows(practised, schema, rows),
-    )
+    practice = practise(rows, schema, encoder, settings.seed, cache)
     projected = fit_projection(practice, whole)(whole)
-    names = [name for name, attribute in schema.attributes.items() if attribute.in_sentence]
+    names = in_sentence(schema)
     alone = {name: [sentence({name: value}, schema) for value in rows[name]] for name in names}
     return {
         EMBEDDING: dict.fromkeys(names, whole),

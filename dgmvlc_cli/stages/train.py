@@ -21,7 +21,6 @@ from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace
 if TYPE_CHECKING:
     from dgmvlc_cli.cohort import Cohort
     from dgmvlc_cli.generators.fitting import TrainingPlan, TrainingSet
-    from dgmvlc_cli.text.encoders import Encoder
     from dgmvlc_cli.text.projection import Practice
 
 
@@ -34,6 +33,7 @@ def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     from dgmvlc_cli.generators.processes import this_process
     from dgmvlc_cli.stages.validate import Checks
     from dgmvlc_cli.text.encoders import encode_cached, load_encoder
+    from dgmvlc_cli.text.projection import practise
 
     cohort = load_cohort(ws, settings)
     images, failed = load_images(ws, cohort.subjects, settings)
@@ -47,7 +47,7 @@ def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     encoder = load_encoder(settings.study.text_encoder)
     cache = ws.text / "embeddings.npz"
     embeddings = encode_cached(encoder, list(cohort.sentences), cache)
-    practice = _practice(cohort, encoder, settings.seed, cache)
+    practice = practise(cohort.rows, cohort.schema, encoder, settings.seed, cache)
     jobs = []
     for fold in range(folds):
         use = (assigned != fold).to_numpy()
@@ -114,19 +114,6 @@ def load_images(
 
 def _failure_lines(failed: dict[str, str]) -> list[str]:
     return [f"left out: {subject}: {reason}" for subject, reason in failed.items()]
-
-
-def _practice(cohort: Cohort, encoder: Encoder, seed: int, cache: Path) -> Practice:
-    """Practice sentences from recombined values of the table, and what they say."""
-    from dgmvlc_cli.text.describe import sentence
-    from dgmvlc_cli.text.encoders import encode_cached
-    from dgmvlc_cli.text.projection import Practice, encode_rows, practice_rows
-
-    rows = practice_rows(cohort.rows, cohort.schema, seed)
-    return Practice(
-        embeddings=encode_cached(encoder, [sentence(row, cohort.schema) for row in rows], cache),
-        codes=encode_rows(rows, cohort.schema, cohort.rows),
-    )
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime
 
 from dgmvlc_cli.text.schema import fold
@@ -90,6 +90,13 @@ def date_reader(texts: Iterable[str]) -> Callable[[str], date | str]:
         return readings.get(order) or next(iter(readings.values()))
 
     return read
+
+
+def dates_of(texts: Sequence[str]) -> list[date | None]:
+    """The dates of one column, cell by cell; None where a text is none or is ambiguous."""
+    read = date_reader(texts)
+    found = {text: read(text) for text in set(texts)}
+    return [day if isinstance(day := found[text], date) else None for text in texts]
 
 
 def _readings(text: str) -> dict[str, date]:

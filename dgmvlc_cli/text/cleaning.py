@@ -13,7 +13,13 @@ import numpy as np
 import pandas as pd
 
 from dgmvlc_cli.errors import DgmvlcError
-from dgmvlc_cli.text.cells import NEGATIVE_CODES, date_reader, is_missing_code, parse_number
+from dgmvlc_cli.text.cells import (
+    NEGATIVE_CODES,
+    date_reader,
+    dates_of,
+    is_missing_code,
+    parse_number,
+)
 from dgmvlc_cli.text.coherence import smoking_contradiction, year_contradiction
 from dgmvlc_cli.text.repeats import Dropped, one_row_each
 from dgmvlc_cli.text.schema import (
@@ -156,10 +162,7 @@ def _scan_dates(table: pd.DataFrame, schema: Schema) -> pd.Series:
     """The date of the scan by subject; None where it is not known."""
     if schema.scan_date is None:
         return pd.Series([None] * len(table), index=table.index, dtype=object)
-    column = table[schema.scan_date]
-    read = date_reader(column.unique())
-    found = {text: read(text) for text in column.unique()}
-    days = [day if isinstance(day := found[text], date) else None for text in column]
+    days = dates_of(list(table[schema.scan_date]))
     return pd.Series(days, index=table.index, dtype=object)
 
 

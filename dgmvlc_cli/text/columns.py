@@ -94,10 +94,10 @@ def seen_in(column: Column) -> str:
 
 
 def sentinels(column: Column, plausible: tuple[float, float] | None) -> tuple[str, ...]:
-    """Texts that are not numbers, and number codes far from all others (-1, 999, 9999).
+    """Texts of number codes for "missing" (-1, 99, 999 and the like) that are no plausible values.
 
-    A code counts if it lies outside the plausible range or, without one, if it is negative
-    among non-negative numbers or more than three times the next number.
+    plausible: lowest and highest value, in the column's unit.  Without it a code counts if it is
+    negative among numbers that are not, or more than three times the largest of them.
     """
     codes = {-99.0, -9.0, -1.0, 99.0, 999.0, 9999.0}
     others = column.numbers[~column.numbers.isin(codes)]

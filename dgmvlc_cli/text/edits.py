@@ -1,10 +1,10 @@
 """Edit an attribute of a row, and let what depends on it follow.
 
 A contrast holds everything else in the row fixed.  What newly appears with a level (the
-pack-years of a never smoker who is edited to smoke) is set to the cohort's median for that
-level, hence the same for every subject edited so: the contrast then means "this level with
-its typical history", and does not vary with what cannot be known of the subject.  A number
-that the subject already has is kept, and one that is unknown stays unknown.
+pack-years of a never smoker who is edited to smoke) is set to what the schema declares for that
+level, else to the cohort's median there, hence the same for every subject edited so: the contrast
+then means "this level with its typical history", and does not vary with what cannot be known of
+the subject.  A number that the subject already has is kept, and one that is unknown stays unknown.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def edit_row(
     """The row with the edits made and their bundles carried along.
 
     row: attribute -> cleaned value.  edits: attribute -> level or number; an edit named here
-    wins over a bundle.  rows: the cohort whose medians newly appearing values take.
+    wins over a bundle.  rows: the cohort whose medians newly appearing values take where the
+    schema declares none.
     scan_year: of the subject's scan; where given, no calendar year may contradict it.
     Raises UsageError for an unknown or unsaid attribute, an unknown level or an implausible
     number, ContradictionError if the edit contradicts the rest of the row.
@@ -82,14 +83,16 @@ def level_name(schema: Schema, attribute: str, text: str) -> str:
 
 
 def bundle_values(schema: Schema, leader: str, level: str, rows: pd.DataFrame) -> dict[str, Any]:
-    """What newly appears with a level, and its value: the cohort's median or commonest level.
+    """What newly appears with a level, and its value.
+
+    It is what the schema declares (`appears`), else the cohort's median or commonest level.
 
     An attribute that no subject of that level has is None.  The level `never smoker`, for
     which everything that follows smoking is absent, gives {}.
     """
     peers = rows[rows[leader] == level]
     return {
-        name: _typical(peers[name].dropna(), follower)
+        name: follower.follows.appears.get(level, _typical(peers[name].dropna(), follower))
         for name, follower in schema.followers(leader).items()
         if follower.follows is not None and level not in follower.follows.absent_for
     }
@@ -130,8 +133,7 @@ def edit_notes(
     notes = [_note(name, row, edited, edits, schema, rows) for name in touched]
     if reason := _smoked_too_much(edited, scan_year):
         notes.append(
-            f"WARNING: {reason}: what is typical of the cohort does not suit this subject; "
-            "choose with --set"
+            f"WARNING: {reason}: what newly appears does not suit this subject; choose with --set"
         )
     return notes
 
@@ -157,6 +159,11 @@ def _note(
         return f"{name}: {old} -> not applicable, as {leader} is {level}"
     if row.get(leader) not in attribute.follows.absent_for:
         return f"{name}: {new}, kept"
+    if level in attribute.follows.appears:
+        return (
+            f"{name}: appears as {new}, declared for {leader} {level} in dgmvlc.toml; "
+            f"--set {name}=... for another"
+        )
     peers = int(rows.loc[rows[leader] == level, name].notna().sum())
     if not peers:
         return f"{name}: unknown, as no {level} of the cohort has it; --set {name}=... to say it"

@@ -46,18 +46,6 @@ ENCODERS: dict[str, Bundled] = {
 }
 
 
-@dataclass(frozen=True)
-class TokenStates:
-    """What an encoder makes of every token, for cross-attention.
-
-    states: (n, T, E) float32, zero where there is no token.  mask: (n, T) bool, True at tokens;
-    T is that of the longest sentence, special tokens included.
-    """
-
-    states: np.ndarray
-    mask: np.ndarray
-
-
 class Encoder(Protocol):
     """A frozen encoder.  sha256 identifies its weights, and so its embeddings."""
 
@@ -67,10 +55,6 @@ class Encoder(Protocol):
 
     def encode(self, sentences: Sequence[str]) -> np.ndarray:
         """(n, dim) float32, rows of unit length; the same for a sentence in any batch."""
-        ...
-
-    def encode_tokens(self, sentences: Sequence[str]) -> TokenStates:
-        """The states of every token, in the sentences' order."""
         ...
 
 

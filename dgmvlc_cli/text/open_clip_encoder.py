@@ -14,7 +14,7 @@ from dgmvlc_cli.config import OPEN_CLIP
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.text import encoders
 from dgmvlc_cli.text.encoders import first_line, unreachable
-from dgmvlc_cli.text.parts_encoder import Output, PartsEncoder, weights_sha256
+from dgmvlc_cli.text.parts_encoder import PartsEncoder, weights_sha256
 
 # Longer than any sentence: open_clip's tokenizers cut silently at the length they are told.
 UNCUT = 4096
@@ -32,22 +32,19 @@ class OpenClipEncoder(PartsEncoder):
         self._tokenizer, self._tower = _load(name.removeprefix(OPEN_CLIP))
         self.sha256 = weights_sha256(self._tower)
         self.max_tokens = int(self._tokenizer.context_length)
-        self.dim = self.forward(["Chest CT."]).pooled.shape[1]
+        self.dim = self.forward(["Chest CT."]).shape[1]
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         ids = self._tokenizer(list(texts), context_length=UNCUT).numpy()
         return [int(n) for n in self._is_token(ids).sum(axis=1)]
 
-    def forward(self, texts: list[str]) -> Output:
+    def forward(self, texts: list[str]) -> np.ndarray:
         import torch
 
-        ids = self._tokenizer(texts)
         with torch.inference_mode():
-            pooled, states = self._tower(ids)
+            pooled = self._tower(self._tokenizer(texts))
             unit = torch.nn.functional.normalize(pooled, dim=-1)
-        # Some towers keep the state of the first token, which stands for the whole, to themselves.
-        mask = self._is_token(ids.numpy())[:, -states.shape[1] :]
-        return Output(unit.float().numpy(), states.float().numpy(), mask)
+        return np.asarray(unit.float().numpy())
 
     def _is_token(self, ids: np.ndarray) -> np.ndarray:
         """Up to the last id that is no padding: the padding's own id may occur in a text."""
@@ -88,6 +85,4 @@ def _load(source: str) -> tuple[Any, Any]:
         ) from error
     finally:
         logging.disable(level)
-    tower = model.text.eval()
-    tower.output_tokens = True
-    return tokenizer, tower
+    return tokenizer, model.text.eval()

@@ -1,33 +1,24 @@
-"""What every encoder does alike: batches, sentences longer than the model reads, token states."""
+"""What every encoder does alike: batches, and sentences longer than the model reads."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from dgmvlc_cli.errors import DgmvlcError
-from dgmvlc_cli.text.encoders import TokenStates
 
 BATCH_SIZE = 32
-
-
-class Output(NamedTuple):
-    """pooled: (B, dim) float32 of unit length.  states: (B, L, E) float32.  mask: (B, L) bool."""
-
-    pooled: np.ndarray
-    states: np.ndarray
-    mask: np.ndarray
 
 
 class PartsEncoder(ABC):
     """A model that reads a limited number of tokens, made to read any sentence of short clauses.
 
     A sentence that is too long (the text tower of a CLIP reads 77 tokens) is cut at the ends of
-    its clauses; its embedding is the mean of its parts' at unit length, its tokens are theirs.
+    its clauses; its embedding is the mean of its parts' at unit length.
     """
 
     name: str
@@ -40,8 +31,8 @@ class PartsEncoder(ABC):
         """How many tokens each text has for the model, special tokens included."""
 
     @abstractmethod
-    def forward(self, texts: list[str]) -> Output:
-        """One batch of texts, none longer than the model reads."""
+    def forward(self, texts: list[str]) -> np.ndarray:
+        """(B, dim) float32 of unit length, of one batch of texts that the model reads whole."""
 
     def encode(self, sentences: Sequence[str]) -> np.ndarray:
         """(n, dim) float32.  Raises DgmvlcError for a clause longer than the model reads."""
@@ -49,37 +40,13 @@ class PartsEncoder(ABC):
         texts = [text for of_one in parts for text in of_one]
         if not texts:
             return np.zeros((0, self.dim), np.float32)
-        pooled = np.concatenate([output.pooled for output in self._batches(texts)])
+        batches = range(0, len(texts), BATCH_SIZE)
+        pooled = np.concatenate([self.forward(texts[i : i + BATCH_SIZE]) for i in batches])
         if len(texts) == len(parts):
             return pooled
         ends = np.cumsum([len(of_one) for of_one in parts])
         means = np.stack([rows.mean(axis=0) for rows in np.split(pooled, ends[:-1])])
         return means / np.linalg.norm(means, axis=1, keepdims=True)
-
-    def encode_tokens(self, sentences: Sequence[str]) -> TokenStates:
-        """Token states of every sentence, each distinct one read once.
-
-        Raises DgmvlcError for a clause longer than the model reads.
-        """
-        distinct = list(dict.fromkeys(sentences))
-        parts = self._parts(distinct)
-        texts = [text for of_one in parts for text in of_one]
-        if not texts:
-            return TokenStates(np.zeros((0, 0, self.dim), np.float32), np.zeros((0, 0), bool))
-        tokens = iter(
-            states[mask]
-            for output in self._batches(texts)
-            for states, mask in zip(output.states, output.mask, strict=True)
-        )
-        known = {
-            sentence: np.concatenate([next(tokens) for _ in of_one])
-            for sentence, of_one in zip(distinct, parts, strict=True)
-        }
-        return _padded([known[sentence] for sentence in sentences])
-
-    def _batches(self, texts: list[str]) -> Iterator[Output]:
-        for start in range(0, len(texts), BATCH_SIZE):
-            yield self.forward(texts[start : start + BATCH_SIZE])
 
     def _parts(self, sentences: Sequence[str]) -> list[list[str]]:
         """Each sentence whole, or cut at the ends of its clauses."""
@@ -107,15 +74,6 @@ class PartsEncoder(ABC):
             else:
                 parts.append(clause)
         return parts
-
-
-def _padded(tokens: list[np.ndarray]) -> TokenStates:
-    longest = max(len(one) for one in tokens)
-    states = np.zeros((len(tokens), longest, tokens[0].shape[1]), np.float32)
-    mask = np.zeros((len(tokens), longest), bool)
-    for i, one in enumerate(tokens):
-        states[i, : len(one)], mask[i, : len(one)] = one, True
-    return TokenStates(states, mask)
 
 
 def weights_sha256(model: Any) -> str:

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from dgmvlc_cli import workspace
-from dgmvlc_cli.text.describe import is_absent
+from dgmvlc_cli.text.describe import is_absent, sentence
+from dgmvlc_cli.text.encoders import Encoder, encode_cached
 from dgmvlc_cli.text.schema import WITH_LEVELS, Schema
 
 PRACTICE_SENTENCES = 1000
@@ -68,6 +70,21 @@ def fit_projection(practice: Practice, training: np.ndarray) -> Projection:
     scale = np.where(spread > 1e-3 * max(spread.max(), 1e-12), spread, np.inf)
     matrix = (reading / scale).astype(np.float32)
     return Projection(mean=mean.astype(np.float32), matrix=matrix)
+
+
+def practise(
+    rows: pd.DataFrame, schema: Schema, encoder: Encoder, seed: int, cache_path: Path
+) -> Practice:
+    """Practice sentences from recombined values of the rows, and what they say.
+
+    cache_path: as in encode_cached.
+    """
+    made = practice_rows(rows, schema, seed)
+    texts = [sentence(row, schema) for row in made]
+    return Practice(
+        embeddings=encode_cached(encoder, texts, cache_path),
+        codes=encode_rows(made, schema, rows),
+    )
 
 
 def practice_rows(

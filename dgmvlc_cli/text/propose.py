@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import date
 
 import pandas as pd
 
 from dgmvlc_cli.errors import DgmvlcError
-from dgmvlc_cli.text.cells import date_reader
+from dgmvlc_cli.text.cells import dates_of
 from dgmvlc_cli.text.columns import (
     FITS,
     MAX_LEVELS,
@@ -246,11 +245,9 @@ def _date_role(column: Column, scan: Column | None) -> tuple[Role, str]:
 
 def _share_before(column: Column, scan: Column) -> float:
     """Share of the dates that are not after the scan of their row."""
-    reads = [date_reader(c.distinct) for c in (column, scan)]
-    rows = zip(column.present, scan.texts[column.present.index], strict=True)
-    pairs = [(reads[0](day), reads[1](scanned)) for day, scanned in rows]
-    known = [(a, b) for a, b in pairs if isinstance(a, date) and isinstance(b, date)]
-    return sum(a <= b for a, b in known) / max(len(known), 1)
+    rows = zip(dates_of(list(column.texts)), dates_of(list(scan.texts)), strict=True)
+    known = [(day, scanned) for day, scanned in rows if day and scanned]
+    return sum(day <= scanned for day, scanned in known) / max(len(known), 1)
 
 
 def _label_and_unit(header: str) -> tuple[str, str]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
 
 import numpy as np
 import pandas as pd
 
 from dgmvlc_cli.errors import DgmvlcError
-from dgmvlc_cli.text.cells import are_dates, date_reader, parse_number
+from dgmvlc_cli.text.cells import are_dates, dates_of, parse_number
 from dgmvlc_cli.text.schema import Schema, SeveralRows
 
 LISTED = 10
@@ -91,8 +90,4 @@ def _values(table: pd.DataFrame, rule: SeveralRows, schema: Schema) -> np.ndarra
 
 
 def _ordinals(column: pd.Series) -> np.ndarray:
-    read = date_reader(column.unique())
-    found = {text: read(text) for text in column.unique()}
-    return np.array(
-        [day.toordinal() if isinstance(day := found[text], date) else np.nan for text in column]
-    )
+    return np.array([day.toordinal() if day else np.nan for day in dates_of(list(column))])

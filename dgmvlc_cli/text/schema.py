@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 import string
 from collections.abc import Iterable, Mapping
@@ -34,10 +35,13 @@ class Follows(_Frozen):
 
     attribute: the leading one.  absent_for: its levels for which this one is not applicable,
     e.g. pack-years follow smoking and are absent for never smokers.
+    appears: level of the leading one -> what this one becomes where it newly appears with that
+    level, e.g. {"current smoker" = 20}; else the cohort's median or commonest level.
     """
 
     attribute: str
     absent_for: tuple[str, ...]
+    appears: dict[str, float | str] = Field(default_factory=dict)
 
 
 class SeveralRows(_Frozen):
@@ -119,7 +123,17 @@ class Attribute(_Frozen):
             raise ValueError(f'unit "{self.unit}" is none of a duration; use {list(DURATIONS)}')
         if self.plausible and self.plausible[0] >= self.plausible[1]:
             raise ValueError(f"plausible = {list(self.plausible)}: the lower bound must come first")
+        for value in self.follows.appears.values() if self.follows else ():
+            if not self._is_legal(value):
+                raise ValueError(f"it appears as {value!r}, which is no value of it")
         return self
+
+    def _is_legal(self, value: float | str) -> bool:
+        """Whether a declared value is a plausible number, or one of the levels."""
+        if not self.is_numeric:
+            return str(value) in self.levels
+        low, high = self.plausible or (-math.inf, math.inf)
+        return not isinstance(value, str) and low <= value <= high
 
     @property
     def in_sentence(self) -> bool:
@@ -194,6 +208,12 @@ class Schema(_Frozen):
             raise ValueError(f'{name} follows "{follows.attribute}", which itself follows another')
         if strangers := sorted(set(follows.absent_for) - set(leader.levels)):
             raise ValueError(f"{name} is absent for {strangers}, no levels of {follows.attribute}")
+        with_it = set(leader.levels) - set(follows.absent_for)
+        if strangers := sorted(follows.appears.keys() - with_it):
+            raise ValueError(
+                f"{name} cannot appear with {strangers}: no levels of {follows.attribute}, or "
+                "absent_for names them"
+            )
 
     def attribute(self, name: str) -> Attribute:
         """The attribute of that name.  Raises UsageError with the nearest and all legal names."""

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.text import encoders
 from dgmvlc_cli.text.encoders import first_line, unreachable
-from dgmvlc_cli.text.parts_encoder import Output, PartsEncoder, weights_sha256
+from dgmvlc_cli.text.parts_encoder import PartsEncoder, weights_sha256
 
 # Kind of model -> the class that reads text; other kinds are read by AutoModel.
 TEXT_TOWERS = {
@@ -46,7 +48,7 @@ class TransformerEncoder(PartsEncoder):
         tokens = self._tokenizer(list(texts), verbose=False)
         return [len(one) for one in tokens["input_ids"]]
 
-    def forward(self, texts: list[str]) -> Output:
+    def forward(self, texts: list[str]) -> np.ndarray:
         import torch
 
         tokens = self._tokenizer(texts, padding=True, return_tensors="pt", verbose=False)
@@ -57,9 +59,7 @@ class TransformerEncoder(PartsEncoder):
             mean = (states * mask).sum(dim=1) / mask.sum(dim=1)
             pooled = out.pooler_output if self._pools else mean
             unit = torch.nn.functional.normalize(pooled, dim=-1)
-        return Output(
-            unit.float().numpy(), states.float().numpy(), tokens["attention_mask"].bool().numpy()
-        )
+        return np.asarray(unit.float().numpy())
 
 
 def _load(source: str) -> tuple[Any, Any]:

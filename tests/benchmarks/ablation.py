@@ -107,8 +107,9 @@ def prepared(base: Path) -> Prepared:
     from dgmvlc_cli.config import load_settings
     from dgmvlc_cli.pairs import arm_sentences, subjects_of
     from dgmvlc_cli.stages.base import Run
-    from dgmvlc_cli.stages.train import _practice, load_images
+    from dgmvlc_cli.stages.train import load_images
     from dgmvlc_cli.text.encoders import encode_cached, load_encoder
+    from dgmvlc_cli.text.projection import practise
     from dgmvlc_cli.workspace import Workspace
 
     folder = Path(tempfile.mkdtemp())
@@ -146,7 +147,7 @@ def prepared(base: Path) -> Prepared:
         cohort=cohort,
         images=images,
         embeddings=encode_cached(encoder, list(cohort.sentences), cache),
-        practice=_practice(cohort, encoder, settings.seed, cache),
+        practice=practise(cohort.rows, cohort.schema, encoder, settings.seed, cache),
         encoder=encoder,
         folds=assign_folds(cohort.rows, cohort.studied, 2, settings.seed),
         arms=arms,

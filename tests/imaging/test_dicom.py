@@ -92,16 +92,16 @@ def test_one_missing_slice_is_interpolated_and_told_with_its_position(ramp, tmp_
     files = ramp.write(tmp_path)
     reading = read_series(files[:3] + files[4:], unreadable=[tmp_path / "broken.dcm"])
     np.testing.assert_allclose(reading.volume.hu, ramp.stored - 1024, atol=1e-3)
-    assert "1 slice(s) missing at z = 36.0 mm, between I002.dcm and I004.dcm" in reading.notes[0]
+    assert "1 slice missing at z = 36.0 mm, between I002.dcm and I004.dcm" in reading.notes[0]
     assert "broken.dcm" in reading.notes[0]
     assert reading.facts["slices_lost"] == 1
 
 
 def test_more_missing_slices_than_allowed_are_a_failure_with_their_position(ramp, tmp_path):
     files = ramp.write(tmp_path)
-    with pytest.raises(DgmvlcError, match=r"2 slice\(s\) missing at z = 36.0 mm"):
+    with pytest.raises(DgmvlcError, match=r"2 slices missing at z = 36.0 mm"):
         read_series(files[:3] + files[5:])
-    with pytest.raises(DgmvlcError, match=r"1 slice\(s\) missing at z = 36.0 mm"):
+    with pytest.raises(DgmvlcError, match=r"1 slice missing at z = 36.0 mm"):
         read_series(files[:3] + files[4:], max_missing=0)
     hu = read_series(files[:3] + files[5:], max_missing=2).volume.hu
     np.testing.assert_allclose(hu, ramp.stored - 1024, atol=1e-3)
@@ -204,7 +204,7 @@ def test_a_file_without_its_pixels_is_a_missing_slice(ramp, tmp_path):
     files[5].write_bytes(files[5].read_bytes()[:-20])
     reading = read_series(files)
     assert reading.volume.hu.shape[0] == 16
-    assert "1 slice(s) missing at z = 40.0 mm" in reading.notes[0]
+    assert "1 slice missing at z = 40.0 mm" in reading.notes[0]
     assert "I005.dcm" in reading.notes[0]
     with pytest.raises(DgmvlcError, match=r"I005.dcm: its pixels cannot be read"):
         read_series(files, max_missing=0)
@@ -214,7 +214,7 @@ def test_files_without_pixels_at_an_end_do_not_shorten_the_scan_unseen(ramp, tmp
     files = replace(ramp, stored=np.repeat(ramp.stored, 4, axis=0)).write(tmp_path)
     for path in files[-2:]:
         path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DgmvlcError, match=r"I030.dcm: its pixels cannot be read"):
+    with pytest.raises(DgmvlcError, match=r"I030.dcm: its pixels .*; so is I031.dcm"):
         read_series(files)
     reading = read_series(files, max_missing=2)
     assert reading.volume.hu.shape[0] == 30
@@ -264,7 +264,7 @@ def test_the_real_series_with_a_slice_lost_is_interpolated_and_told(how, real_se
         victim.write_bytes(victim.read_bytes()[:3000] if how == "cut short" else b"nothing")
     (scan,) = survey(folder).scans
     reading = read_series(scan.files, scan.unreadable)
-    assert "1 slice(s) missing at z = -204.7 mm" in reading.notes[0]
+    assert "1 slice missing at z = -204.7 mm" in reading.notes[0]
     assert "IMG0039.dcm and IMG0041.dcm" in reading.notes[0]
     assert ("damaged beside them: IMG0040.dcm" in reading.notes[0]) == (how != "deleted")
     assert reading.volume.hu.shape == whole.hu.shape

@@ -210,7 +210,7 @@ def test_slices_of_another_size_under_one_uid_are_told_apart(ramp, tmp_path):
     dataset.save_as(scout[0])
     found = survey(tmp_path)
     assert len(found.scans[0].files) == 8
-    assert "1 slice(s) of another size or orientation" in found.scans[0].notes[0]
+    assert "another size or orientation, left out: 1" in found.scans[0].notes[0]
     assert len(found.passed_over) == 1
 
 

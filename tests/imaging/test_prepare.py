@@ -84,7 +84,7 @@ def test_given_labels_are_used_as_they_are(chest, scan, tmp_path):
 )
 def test_what_is_not_in_hu_is_refused_with_a_guess(change, reason, chest, tmp_path):
     hu = change(chest[0].hu).astype(np.float32)
-    assert reason in why_not_hu(hu)
+    assert reason in why_not_hu(hu, peaks(hu))
     write_volume(tmp_path / "s1.nrrd", replace(chest[0], hu=hu))
     scan = survey(tmp_path).scans[0]
     with pytest.raises(DgmvlcError, match="not in HU") as caught:
@@ -96,7 +96,7 @@ def test_the_peaks_of_a_chest_lie_where_hu_put_them(chest):
     gas, tissue = peaks(chest[0].hu)
     assert gas == pytest.approx(-1000, abs=15)
     assert -150 < tissue < 80
-    assert why_not_hu(chest[0].hu) == ""
+    assert why_not_hu(chest[0].hu, (gas, tissue)) == ""
 
 
 def test_values_that_are_no_hu_go_on_where_allowed_and_are_told(chest, tmp_path):

@@ -74,5 +74,7 @@ def test_what_was_compressed_with_loss_needs_a_word(chest_series, tmp_path):
     dgmvlc("init", str(tmp_path / "scans"), "-w", str(tmp_path / "w"))
     w = ("-w", str(tmp_path / "w"))
     assert "compressed with loss" in dgmvlc(*RUN, *w, expect=1).stderr
-    dgmvlc(*RUN, "--allow-lossy", *w)
-    assert "compressed with loss" in table(tmp_path / "w", "subjects")["warnings"].item()
+    assert "compressed with loss" in table(tmp_path / "w", "series")["warnings"].item()
+    assert "compressed with loss" in dgmvlc(*RUN, "--allow-lossy", *w).stdout
+    for listed in "subjects", "series":
+        assert "HU are not those" in table(tmp_path / "w", listed)["warnings"].item()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from itertools import permutations
 
 import pandas as pd
@@ -22,6 +23,7 @@ from dgmvlc_cli.text.edits import (
 )
 from dgmvlc_cli.text.placebos import add_placebos, make_placebos
 from dgmvlc_cli.text.propose import propose_schema
+from dgmvlc_cli.text.schema import Schema, schema_toml
 
 LEVELS = ("never smoker", "former smoker", "current smoker")
 TABLE = cohort_table(60)
@@ -86,6 +88,47 @@ def test_what_is_unknown_of_a_smoker_stays_unknown():
     assert (
         edited["quit_year"] == bundle_values(SCHEMA, "smoking", "former smoker", ROWS)["quit_year"]
     )
+
+
+def declaring(appears: dict[str, float | str]) -> Schema:
+    """The schema with declared pack-years for levels of smoking."""
+    content = SCHEMA.model_dump()
+    content["attributes"]["pack_years"]["follows"]["appears"] = appears
+    return Schema.model_validate(content)
+
+
+def test_a_declared_value_is_what_newly_appears_and_nothing_else():
+    schema = declaring({"current smoker": 20})
+    row = first("never smoker")
+    to_current = edit_row(row, {"smoking": "current smoker"}, schema, ROWS)
+    assert to_current["pack_years"] == 20
+    note = edit_notes(row, to_current, {"smoking": "current smoker"}, schema, ROWS)[1]
+    assert note.startswith("pack_years: appears as 20, declared")
+    to_former = edit_row(row, {"smoking": "former smoker"}, schema, ROWS)
+    assert to_former == edit_row(row, {"smoking": "former smoker"}, SCHEMA, ROWS)
+    kept = edit_row(first("former smoker"), {"smoking": "current smoker"}, schema, ROWS)
+    assert kept["pack_years"] == first("former smoker")["pack_years"]
+    by_hand = {"smoking": "current smoker", "pack_years": "30"}
+    assert edit_row(row, by_hand, schema, ROWS)["pack_years"] == 30
+
+
+def test_a_declared_value_survives_dgmvlc_toml():
+    schema = declaring({"current smoker": 20, "former smoker": 15.5})
+    assert Schema.model_validate(tomllib.loads(schema_toml(schema, {}))["schema"]) == schema
+
+
+@pytest.mark.parametrize(
+    ("appears", "message"),
+    [
+        ({"never smoker": 5}, "cannot appear with"),
+        ({"chain smoker": 5}, "cannot appear with"),
+        ({"current smoker": 5000}, "no value of it"),
+        ({"current smoker": "many"}, "no value of it"),
+    ],
+)
+def test_a_declared_value_must_be_possible(appears: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        declaring(appears)
 
 
 def test_a_value_set_by_hand_wins_over_the_bundle():

@@ -12,6 +12,7 @@ from dgmvlc_cli.text.projection import (
     encode_rows,
     fit_projection,
     practice_rows,
+    practise,
 )
 from dgmvlc_cli.text.schema import Attribute, Follows, Schema
 
@@ -53,16 +54,14 @@ def r2(said: np.ndarray, read: np.ndarray) -> float:
 
 
 @pytest.fixture(scope="module")
-def reading() -> tuple[Schema, pd.DataFrame, Projection]:
+def reading(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Schema, pd.DataFrame, Projection]:
     rows = cohort(96)
     placebos, records = make_placebos(rows["smoking"], 2, seed=0)
     said, rows = add_placebos(schema(), records, "smoking"), rows.join(placebos)
     encoder = load_encoder()
-    practice = practice_rows(rows, said, seed=0, count=800)
-    learned = Practice(
-        embeddings=encoder.encode([sentence(row, said) for row in practice]),
-        codes=encode_rows(practice, said, rows),
-    )
+    learned = practise(rows, said, encoder, 0, tmp_path_factory.mktemp("practice") / "cache.npz")
     training = encoder.encode(list(prompts_table(rows, said)["sentence"]))
     return said, rows, fit_projection(learned, training)
 
