@@ -31,8 +31,8 @@ class Preset(BaseModel):
     """A grid and the network that fits it.
 
     grid: voxels (D, H, W).  spacing_mm: isotropic.  widths: channels per resolution of the
-    U-Net over wavelet coefficients.  fixed_gb, bytes_per_voxel: memory that training takes on a
-    CPU in fp32, apart from the subjects and for each of them.
+    U-Net over wavelet coefficients.  fixed_gb: memory that training takes on a CPU in fp32, apart
+    from the subjects; of `paper` an estimate.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,7 +44,6 @@ class Preset(BaseModel):
     batch_size: int
     steps: int
     fixed_gb: float
-    bytes_per_voxel: float
 
 
 PRESETS: dict[str, Preset] = {
@@ -55,8 +54,7 @@ PRESETS: dict[str, Preset] = {
         widths=(16, 32),
         batch_size=8,
         steps=400,
-        fixed_gb=1.0,
-        bytes_per_voxel=100.0,
+        fixed_gb=0.8,
     ),
     "tiny": Preset(
         grid=(40, 32, 40),
@@ -65,8 +63,7 @@ PRESETS: dict[str, Preset] = {
         widths=(32, 64, 96),
         batch_size=8,
         steps=450,
-        fixed_gb=1.0,
-        bytes_per_voxel=100.0,
+        fixed_gb=1.1,
     ),
     "small": Preset(
         grid=(80, 64, 80),
@@ -75,8 +72,7 @@ PRESETS: dict[str, Preset] = {
         widths=(32, 64, 96, 128),
         batch_size=4,
         steps=4000,
-        fixed_gb=1.0,
-        bytes_per_voxel=100.0,
+        fixed_gb=2.0,
     ),
     "base": Preset(
         grid=(160, 128, 160),
@@ -85,8 +81,7 @@ PRESETS: dict[str, Preset] = {
         widths=(64, 128, 192, 256),
         batch_size=4,
         steps=6000,
-        fixed_gb=1.0,
-        bytes_per_voxel=100.0,
+        fixed_gb=3.6,
     ),
     "large": Preset(
         grid=(256, 208, 256),
@@ -95,8 +90,7 @@ PRESETS: dict[str, Preset] = {
         widths=(64, 128, 192, 256),
         batch_size=2,
         steps=10000,
-        fixed_gb=1.0,
-        bytes_per_voxel=100.0,
+        fixed_gb=7.0,
     ),
     "paper": Preset(
         grid=(128, 128, 128),
@@ -105,8 +99,7 @@ PRESETS: dict[str, Preset] = {
         widths=(64, 128, 192, 256),
         batch_size=1,
         steps=50000,
-        fixed_gb=1.0,
-        bytes_per_voxel=100.0,
+        fixed_gb=36.0,
     ),
 }
 

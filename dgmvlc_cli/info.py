@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from typing import Any
 
-from dgmvlc_cli import workspace
+from dgmvlc_cli import memory, workspace
 from dgmvlc_cli.analysis.measures import MEASURES
 from dgmvlc_cli.config import FUSIONS, MODELS, PRESETS
 from dgmvlc_cli.parallel import available_cores
@@ -18,10 +18,17 @@ def facts() -> dict[str, Any]:
     """Everything `dgmvlc info` says, as JSON values."""
     return {
         "versions": workspace.versions(),
-        "devices": {"cpu_cores": available_cores(), "gpus": gpus()},
+        "devices": {
+            "cpu_cores": available_cores(),
+            "memory_gb": round(memory.machine_gb(), 1),
+            "gpus": gpus(),
+        },
         "models": list(MODELS),
         "fusions": list(FUSIONS),
-        "presets": {name: preset.model_dump() for name, preset in PRESETS.items()},
+        "presets": {
+            name: {**preset.model_dump(), "memory_gb": round(memory.needed_gb(preset, 100), 1)}
+            for name, preset in PRESETS.items()
+        },
         "encoders": {
             name: {
                 "description": one.description,
@@ -60,11 +67,11 @@ def print_facts(found: dict[str, Any]) -> None:
     console.print(
         f"{devices['cpu_cores']} CPU cores; GPU: {', '.join(devices['gpus']) or 'none found'}"
     )
-    presets = Table("preset", "grid", "spacing", "levels", "widths", "batch", "steps", "memory")
+    presets = Table("preset", "grid", "spacing", "levels", "widths", "batch", "steps", "memory*")
     for name, one in found["presets"].items():
         presets.add_row(
             name,
-            " x ".join(map(str, one["grid"])),
+            "×".join(map(str, one["grid"])),
             f"{one['spacing_mm']:g} mm",
             str(one["wavelet_levels"]),
             " ".join(map(str, one["widths"])),
@@ -73,6 +80,8 @@ def print_facts(found: dict[str, Any]) -> None:
             f"{one['memory_gb']:g} GB",
         )
     console.print(presets)
+    console.print("* to train on 100 subjects; this machine has ", end="")
+    console.print(f"{found['devices']['memory_gb']:.0f} GB")
     encoders = Table("text encoder", "what it is", "installed")
     for name, one in found["encoders"].items():
         encoders.add_row(name, one["description"], "yes" if one["installed"] else "no")

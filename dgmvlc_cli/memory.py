@@ -12,17 +12,18 @@ from dgmvlc_cli.errors import DgmvlcError
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 GB = 1e9
+BYTES_PER_VOXEL = 40.0  # of a subject's scan, its wavelet bands, mask bands, weights and scales
 
 
 def needed_gb(preset: Preset, subjects: int, batch_size: int | None = None) -> float:
     """Peak memory of training one fold on the CPU.
 
-    It was measured for two numbers of subjects per preset (tests/benchmarks/presets.py): what every
-    subject takes, and the rest, nearly all of it activations, which grow with the batch.
+    Measured by tests/benchmarks/presets.py with two numbers of subjects: what every subject takes,
+    and the rest, nearly all of it activations, which grow with the batch.
     """
     batches = (batch_size or preset.batch_size) / preset.batch_size
     voxels = math.prod(preset.grid)
-    return preset.fixed_gb * max(batches, 1.0) + subjects * voxels * preset.bytes_per_voxel / GB
+    return preset.fixed_gb * max(batches, 1.0) + subjects * voxels * BYTES_PER_VOXEL / GB
 
 
 def machine_gb() -> float:

@@ -17,8 +17,6 @@ from dgmvlc_cli.errors import DgmvlcError
 
 ALPHA = 0.05
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
-# From here on a rank can fall below ALPHA, so no shape need be assumed for the placebos.
-PLACEBOS_FOR_RANKS = 19
 
 KEYS = ["measure", "region"]
 
@@ -32,20 +30,30 @@ def placebo_calibration(effects: pd.DataFrame) -> pd.DataFrame:
     effects: from `effects.estimate_effects`.  One row for each measure and region: measure, region,
     effect (model-implied), placebos (their number k), largest (absolute), rms, p.
 
-    p: with k >= `PLACEBOS_FOR_RANKS` the rank, (1 + #{|placebo| >= |effect|}) / (k + 1).  With
-    fewer, placebos are taken as k draws from a normal distribution around 0 (a meaningless
-    attribute has no preferred sign), so effect / rms follows Student's t with k degrees of freedom
-    when the effect is one more such draw.  NaN without placebos and where all of them are exactly 0
-    (a measure that the shared mask holds fixed).
+    p: an attribute of no meaning moves the model by what it happens to be associated with in this
+    cohort, or by less.  Two things tell how much that can be: the k placebos (the effect over
+    their root mean square, to Student's t with k degrees of freedom) and the standard error of the
+    contrast in the real scans (the effect over it, to the normal distribution).  p is the larger of
+    the two.  Placebos alone are too small: each is one clause and the studied attribute often
+    several that agree, and a generator that shrinks leaves most of them near 0 and a few large.
+    NaN without placebos and where all of them are exactly 0 (a measure that the shared mask holds
+    fixed).
     """
     placebos = effects[effects["kind"] == "placebo"].dropna(subset=["effect"])
     sizes = {key: part.abs().to_numpy() for key, part in placebos.groupby(KEYS)["effect"]}
-    rows = [
-        (*outcome, *_calibrate(row["effect"], sizes.get(outcome, np.empty(0))))
-        for outcome, row in _one_per_outcome(effects, "model_implied").items()
-    ]
+    real = _one_per_outcome(effects, "debiased")
+    rows = []
+    for outcome, row in _one_per_outcome(effects, "model_implied").items():
+        se = _standard_error(real[outcome]) if outcome in real else np.nan
+        known = _calibrate(row["effect"], sizes.get(outcome, np.empty(0)), se)
+        rows.append((*outcome, *known))
     columns = [*KEYS, "effect", "placebos", "largest", "rms", "p"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _standard_error(row: pd.Series) -> float:
+    """From a 95 % interval."""
+    return float((row["ci_high"] - row["ci_low"]) / (2 * stats.norm.ppf(0.975)))
 
 
 def with_placebo_p(effects: pd.DataFrame) -> pd.DataFrame:
@@ -67,23 +75,26 @@ def with_placebo_p(effects: pd.DataFrame) -> pd.DataFrame:
 
 def calibration_words(placebos: int) -> str:
     """How the model-implied effect is judged by so many placebos, in words."""
-    if placebos >= PLACEBOS_FOR_RANKS:
-        return f"by the rank of the effect among {placebos} placebos"
-    return f"by the effect over the root mean square of {placebos} placebos, as Student's t"
+    return (
+        f"by the root mean square of {placebos} placebos (Student's t) and by the standard error "
+        "in the real scans, whichever gives the larger p"
+    )
 
 
-def _calibrate(effect: float, sizes: np.ndarray) -> tuple[float, int, float, float, float]:
-    """effect, placebos, largest, rms and p; sizes: (k,) absolute placebo effects."""
+def _calibrate(
+    effect: float, sizes: np.ndarray, se: float
+) -> tuple[float, int, float, float, float]:
+    """effect, placebos, largest, rms and p; sizes: (k,) absolute placebo effects; se: of the
+    contrast in the real scans, NaN where it could not be estimated."""
     k = sizes.size
     if k == 0:
         return effect, 0, np.nan, np.nan, np.nan
     rms = float(np.sqrt(np.mean(sizes**2)))
     if np.isnan(effect) or rms == 0:
         p = np.nan
-    elif k >= PLACEBOS_FOR_RANKS:
-        p = (1 + np.sum(sizes >= abs(effect))) / (k + 1)
     else:
-        p = 2 * stats.t.sf(abs(effect) / rms, k)
+        beyond_chance = 2 * stats.norm.sf(abs(effect) / se) if se > 0 else 0.0
+        p = max(2 * stats.t.sf(abs(effect) / rms, k), beyond_chance)
     return effect, k, float(sizes.max()), rms, float(p)
 
 

@@ -197,7 +197,9 @@ class Finished:
         for name in rows["contrast"].unique():
             own = rows["contrast"] == name
             studied = rows[own].assign(kind="model_implied")
-            table = placebo_calibration(pd.concat([studied, rows[~own]]))
+            real = self.effects.query("kind == 'placebo_debiased' and contrast == @name")
+            real = real.assign(kind="debiased")
+            table = placebo_calibration(pd.concat([studied, real, rows[~own]]))
             for row in table[table["measure"] == MEASURE].to_dict("records"):
                 if row["region"] in REGIONS:
                     yield self._test("placebo", "placebo-calibrated", row["region"], row["p"])

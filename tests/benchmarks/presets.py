@@ -5,7 +5,7 @@ python tests/benchmarks/presets.py --presets base --subjects 4 12 --steps 3
 
 Run by hand: trains each preset for a few steps on made-up chests of its grid, in a process of its
 own, samples one pair, and prints a table.  Two numbers of subjects give the memory that each
-subject takes; `Preset.fixed_gb` and memory.BYTES_PER_VOXEL come from here.
+subject takes; Preset.fixed_gb and memory.BYTES_PER_VOXEL come from here.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +80,7 @@ def measure(preset: str, model: str, steps: int, subjects: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         generator = train_fold(
             data,
-            replace(plan),
+            plan,
             Path(folder),
             on_step=lambda step, loss: ticks.append(time.perf_counter()),
         )
