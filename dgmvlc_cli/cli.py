@@ -671,12 +671,19 @@ def _run(
         dry_run=dry_run,
         workers=workers or available_cores(),
         cluster=cluster,
-        reporter=Reporter() if as_json else RichReporter(),
+        reporter=Reporter() if as_json or not _is_first_process() else RichReporter(),
     )
+
+
+def _is_first_process() -> bool:
+    """Of the processes that share a training, the first one speaks."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _finish(result: StageResult, as_json: bool, workspace: Path = Path()) -> None:
     """Print the result and leave with the stage's exit code."""
+    if not _is_first_process():
+        raise typer.Exit(result.exit_code)
     following = result.next_command
     if following.startswith("dgmvlc ") and workspace != Path():
         following += f" -w {shlex.quote(str(workspace))}"

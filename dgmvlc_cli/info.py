@@ -67,13 +67,12 @@ def print_facts(found: dict[str, Any]) -> None:
     console.print(
         f"{devices['cpu_cores']} CPU cores; GPU: {', '.join(devices['gpus']) or 'none found'}"
     )
-    presets = Table("preset", "grid", "spacing", "levels", "widths", "batch", "steps", "memory*")
+    presets = Table("preset", "grid", "spacing", "widths", "batch", "steps", "memory*")
     for name, one in found["presets"].items():
         presets.add_row(
             name,
             "×".join(map(str, one["grid"])),
             f"{one['spacing_mm']:g} mm",
-            str(one["wavelet_levels"]),
             " ".join(map(str, one["widths"])),
             str(one["batch_size"]),
             str(one["steps"]),
