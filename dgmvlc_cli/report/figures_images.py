@@ -96,12 +96,12 @@ def _pair_row(axes: Sequence[Axes], pair: Pair, limit: float) -> AxesImage:
         interpolation="nearest",
     )
     for panel in axes:
-        _bare(panel)
+        bare(panel)
     axes[0].set_ylabel(pair.subject)
     return image
 
 
-def _bare(axes: Axes) -> None:
+def bare(axes: Axes) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():

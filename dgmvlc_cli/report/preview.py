@@ -9,7 +9,7 @@ import numpy as np
 
 from dgmvlc_cli.imaging.volume import LUNGS
 from dgmvlc_cli.report.drawing import DIVERGING, WIDTH, house_style, panels
-from dgmvlc_cli.report.figures_images import LUNG_WINDOW_HU
+from dgmvlc_cli.report.figures_images import LUNG_WINDOW_HU, bare
 
 COLUMNS = ("the scan", "generated", "{reference}", "{target}", "difference")
 
@@ -32,14 +32,13 @@ def preview(
     limit = float(np.quantile(inside, 0.99)) if inside.size else 1.0
     low, high = LUNG_WINDOW_HU
     with house_style():
-        figure, axes = panels(WIDTH, 0.4 + 1.5 * len(subjects), len(subjects), len(COLUMNS))
+        figure, axes = panels(WIDTH, 0.3 + 1.4 * len(subjects), len(subjects), len(COLUMNS))
         for row, subject in enumerate(subjects):
             middle = int(np.median(np.argwhere(np.isin(labels[row], LUNGS))[:, 1]))
             volumes = (scans[row], generated[row], *pairs[row], change[row])
             here = axes[len(COLUMNS) * row : len(COLUMNS) * (row + 1)]
             for panel, volume in zip(here, volumes, strict=True):
-                panel.set_xticks([])
-                panel.set_yticks([])
+                bare(panel)
                 last = panel is here[-1]
                 image = panel.imshow(
                     volume[::-1, middle],
@@ -50,7 +49,9 @@ def preview(
                 )
             here[0].set_ylabel(subject)
         for panel, title in zip(axes, COLUMNS, strict=False):
-            panel.set_title(title.format(reference=arms[0], target=arms[1]), loc="center")
+            panel.set_title(
+                title.format(reference=arms[0], target=arms[1]), loc="center", fontsize=7
+            )
         figure.colorbar(image, ax=axes[len(COLUMNS) - 1 :: len(COLUMNS)], label="HU")
         stream = io.BytesIO()
         figure.savefig(stream, format="png", dpi=150, facecolor="white")

@@ -132,7 +132,7 @@ class Checks:
             made.factual[shown],
             made.arms[shown],
             held.labels[shown],
-            self.contrast.arms,
+            (str(self.contrast.reference), str(self.contrast.target)),
         )
         path = self.ws.fold(self.settings.train.model, fold) / "preview.png"
         workspace.write_bytes(path, png)
