@@ -32,7 +32,7 @@ class Preset(BaseModel):
 
     grid: voxels (D, H, W).  spacing_mm: isotropic.  widths: channels per resolution of the
     U-Net over wavelet coefficients.  fixed_gb: memory that training takes on a CPU in fp32, apart
-    from the subjects; of `paper` an estimate.
+    from the subjects; of `large` and `paper` an estimate.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
