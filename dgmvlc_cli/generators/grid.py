@@ -22,8 +22,9 @@ def place(
     Raises DgmvlcError where the spacing is not the generator's or the lungs do not fit.
     """
     if not np.allclose(volume.spacing_mm, spacing_mm, rtol=SPACING_TOLERANCE):
+        voxel = " x ".join(f"{side:g}" for side in volume.spacing_mm)
         raise DgmvlcError(
-            f"Voxels of {volume.spacing_mm} mm, but the preset works at {spacing_mm:g} mm.",
+            f"Voxels of {voxel} mm, but the preset works at {spacing_mm:g} mm.",
             "Set `preset` under [train] in dgmvlc.toml, leave `spacing_mm` under [scans] unset, "
             "and run `dgmvlc preprocess` again.",
         )
