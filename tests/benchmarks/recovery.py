@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--fusion", default="affine")
     parser.add_argument("--subjects", type=int, default=96)
     parser.add_argument("--steps", type=int, default=None, help="training steps per fold")
+    parser.add_argument("--placebos", type=int, default=None, help="other than the default number")
     parser.add_argument("--jobs", type=int, default=2)
     chosen = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -46,9 +47,15 @@ def main() -> None:
     wanted += [(seed, 0.0) for seed in range(first, first + chosen.null)]
     with ProcessPoolExecutor(chosen.jobs) as pool:
         results = list(pool.map(partial(result, chosen), wanted))
-    name = f"recovery-{chosen.model}-{chosen.fusion}"
+    name = f"recovery-{variant(chosen)}"
     (chosen.out / f"{name}.json").write_text(json.dumps(results, indent=2, default=float))
     show(results)
+
+
+def variant(chosen: argparse.Namespace) -> str:
+    """What is varied, as a name for folders and files."""
+    placebos = "" if chosen.placebos is None else f"-{chosen.placebos}placebos"
+    return f"{chosen.model}-{chosen.fusion}{placebos}"
 
 
 def result(chosen: argparse.Namespace, cohort: tuple[int, float]) -> dict[str, Any]:
@@ -58,7 +65,7 @@ def result(chosen: argparse.Namespace, cohort: tuple[int, float]) -> dict[str, A
     if effect_hu not in (0.0, PLANTED_HU):
         base = chosen.out / f"seed{seed}_{-effect_hu:g}hu"
     prepare(base, seed, effect_hu, chosen.subjects)
-    folder = base / f"{chosen.model}-{chosen.fusion}"
+    folder = base / variant(chosen)
     analysis = run_model(base, folder, chosen)
     effects = pd.read_csv(analysis / "effects.tsv", sep="\t").query("measure == 'mean_hu'")
     truth = pd.read_csv(analysis / "truth.tsv", sep="\t").query("measure == 'mean_hu'")
@@ -141,7 +148,10 @@ def run_model(base: Path, folder: Path, chosen: argparse.Namespace) -> Path:
         shutil.copytree(base / "workspace", folder)
     ws = Workspace(folder)
     changes = {"model": chosen.model, "fusion": chosen.fusion, "steps": chosen.steps}
-    settings = override(load_settings(ws.settings_path), {"train": changes})
+    study = {"placebos": chosen.placebos}
+    settings = override(load_settings(ws.settings_path), {"train": changes, "study": study})
+    if chosen.placebos is not None:
+        stages.describe(ws, settings, Run())
     stages.train(ws, settings, Run())
     question = stages.Question(**CONTRAST)
     stages.counterfactual(ws, settings, Run(), question)

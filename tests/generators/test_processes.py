@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from dgmvlc_cli import workspace
 from dgmvlc_cli.errors import UsageError
 from dgmvlc_cli.generators.draws import Draws
 from dgmvlc_cli.generators.processes import build_accelerator
@@ -77,3 +78,13 @@ def test_reduced_precision_is_refused_on_a_cpu(tmp_path):
     with pytest.raises(UsageError, match="needs a GPU"):
         build_accelerator("bf16", tmp_path)
     assert build_accelerator("auto", Path(tmp_path)).mixed_precision == "no"
+
+
+def test_tensorboard_is_told_where_it_is_installed(tmp_path, training_set, plan):
+    loader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train_fold(training_set, plan, tmp_path)
+    (events,) = tmp_path.glob("**/events.out.*")
+    told = loader.EventAccumulator(str(events)).Reload().Scalars("loss")
+    assert [one.step for one in told] == workspace.read_table(tmp_path / "train.tsv")[
+        "step"
+    ].tolist()
