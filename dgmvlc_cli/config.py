@@ -72,7 +72,7 @@ PRESETS: dict[str, Preset] = {
         widths=(32, 64, 96, 128),
         batch_size=4,
         steps=4000,
-        fixed_gb=2.4,
+        fixed_gb=2.0,
     ),
     "base": Preset(
         grid=(160, 128, 160),
