@@ -61,7 +61,12 @@ class Contrast:
     @property
     def text(self) -> str:
         """`smoking: never smoker -> current smoker`."""
-        return f"{self.attribute}: {_level_text(self.reference)} -> {_level_text(self.target)}"
+        return f"{self.attribute}: {' -> '.join(self.levels)}"
+
+    @property
+    def levels(self) -> tuple[str, str]:
+        """The two levels as texts."""
+        return _level_text(self.reference), _level_text(self.target)
 
     @property
     def arms(self) -> tuple[str, str]:

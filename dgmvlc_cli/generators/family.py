@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ class Batch:
     total_weight: torch.Tensor
 
 
-class Family:
+class Family(ABC):
     """How a network learns images, and how it makes them.
 
     critic: a second network that learns beside the first and is not kept, or None.
@@ -36,10 +37,11 @@ class Family:
 
     critic: nn.Module | None = None
 
+    @abstractmethod
     def loss(self, network: nn.Module, batch: Batch, draws: Draws) -> torch.Tensor:
         """What training minimises, a scalar; all that is random comes from draws."""
-        raise NotImplementedError
 
+    @abstractmethod
     def walk(
         self, network: nn.Module, conditions: Conditions, steps: int, guidance_scale: float
     ) -> Iterator[Step]:
@@ -47,13 +49,12 @@ class Family:
 
         None of them draws anything: both arms of a pair owe their difference to the sentence.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def path(
         self, bands: torch.Tensor, noise: torch.Tensor, conditions: Conditions, steps: int
     ) -> list[torch.Tensor]:
         """An image's own way: where it is before every step of `walk`, and after the last."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def sample(
@@ -114,9 +115,9 @@ class Denoiser(Family):
         error = network(x_t, t, batch.conditions.context, batch.conditions.text) - target
         return (batch.weight * error.abs() ** self.loss_power).sum() / batch.total_weight
 
+    @abstractmethod
     def noised(self, batch: Batch, draws: Draws) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Times (N,), the network's input, and its target, both (N, B, d, h, w)."""
-        raise NotImplementedError
 
 
 def guided(

@@ -169,8 +169,10 @@ class Trainer:
 
     def is_past(self, deadline: float) -> bool:
         """Whether the time of any process is up, so that all stop at the same step."""
+        if math.isinf(deadline):
+            return False
         late = torch.tensor(float(time.monotonic() > deadline), device=self.accelerator.device)
-        return math.isfinite(deadline) and bool(self.accelerator.reduce(late, "sum") > 0)
+        return bool(self.accelerator.reduce(late, "sum") > 0)
 
     def _clip(self) -> bool:
         """Clip the gradients of network and critic; False where one is not finite."""

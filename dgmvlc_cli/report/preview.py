@@ -20,12 +20,12 @@ def preview(
     generated: np.ndarray,
     pairs: np.ndarray,
     labels: np.ndarray,
-    arms: tuple[str, str],
+    levels: tuple[str, str],
 ) -> bytes:
     """PNG of coronal slices, one row per subject.
 
     scans, generated: (n, D, H, W) HU, the latter under the subjects' own sentences.  pairs:
-    (n, 2, D, H, W) HU of the two arms.  labels: (n, D, H, W) Tissue values.
+    (n, 2, D, H, W) HU of the two arms.  labels: (n, D, H, W) Tissue values.  levels: of the arms.
     """
     change = np.where(np.isin(labels, LUNGS), pairs[:, 1] - pairs[:, 0], np.nan)
     inside = np.abs(change[np.isfinite(change)])
@@ -50,7 +50,7 @@ def preview(
             here[0].set_ylabel(subject)
         for panel, title in zip(axes, COLUMNS, strict=False):
             panel.set_title(
-                title.format(reference=arms[0], target=arms[1]), loc="center", fontsize=7
+                title.format(reference=levels[0], target=levels[1]), loc="center", fontsize=7
             )
         figure.colorbar(image, ax=axes[len(COLUMNS) - 1 :: len(COLUMNS)], label="HU")
         stream = io.BytesIO()

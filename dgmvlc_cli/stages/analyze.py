@@ -41,23 +41,18 @@ def analyze(
     """
     if settings.table is None:
         return _measure_only(ws, settings, run)
-    from dgmvlc_cli.analysis.contrasts import informing
-    from dgmvlc_cli.analysis.effects import estimate_effects
-    from dgmvlc_cli.analysis.paired import distance_rows, statistics_table
-    from dgmvlc_cli.analysis.several import tables_of_several
-    from dgmvlc_cli.analysis.trust import verdicts
     from dgmvlc_cli.cohort import (
         asked_contrasts,
         covariates,
         load_cohort,
         placebo_contrasts,
     )
-    from dgmvlc_cli.measuring import distances_table, measures_table
     from dgmvlc_cli.pairs import folder_name
     from dgmvlc_cli.report.html import write_report
 
     cohort = load_cohort(ws, settings)
-    *others, contrast = asked_contrasts(settings, cohort, question)
+    series = asked_contrasts(settings, cohort, question)
+    *others, contrast = series
     placebos = placebo_contrasts(contrast, cohort)
     name = settings.train.model
     pairs = read_pairs(ws, settings, cohort, [contrast, *placebos, *others], question)
@@ -71,7 +66,38 @@ def analyze(
     run.reporter.note(f"analysis: {sidecar.why_stale()}")
     clock = Stopwatch()
     sidecar.invalidate()
+    found = _findings(ws, settings, run, cohort, series, placebos, pairs, adjusted)
+    _write_tables(folder, found)
+    run.reporter.note("writing the report")
+    contents = _contents(ws, settings, cohort, found, clock.seconds)
+    write_report(folder, contents)
+    sidecar.write(seconds=clock.seconds, verdict=list(contents.verdict))
+    return _result(folder, list(contents.verdict), pdf=pdf)
+
+
+def _findings(
+    ws: Workspace,
+    settings: Settings,
+    run: Run,
+    cohort: Cohort,
+    series: list[Contrast],
+    placebos: list[Contrast],
+    pairs: dict[Contrast, pd.DataFrame],
+    adjusted: list[str],
+) -> Findings:
+    """Measure everything once and estimate all that the report shows.
+
+    series: the contrasts asked for, the studied one last.  adjusted: names of covariates.
+    """
+    from dgmvlc_cli.analysis.contrasts import informing
+    from dgmvlc_cli.analysis.effects import estimate_effects
+    from dgmvlc_cli.analysis.paired import distance_rows, statistics_table
+    from dgmvlc_cli.analysis.several import tables_of_several
+    from dgmvlc_cli.analysis.trust import verdicts
+    from dgmvlc_cli.measuring import distances_table, measures_table
+
     # The other levels of a series are measured; what is drawn and mapped is the main contrast.
+    contrast = series[-1]
     shown = [contrast, *placebos]
     looks = look_at_arms(ws, settings, run, cohort, pairs, shown)
     measures, distances = measures_table(looks), distances_table(looks)
@@ -80,10 +106,9 @@ def analyze(
     effects = estimate_effects(
         measures, cohort.rows, contrast, placebos, adjusted, settings.seed, helped=helped
     )
-    series = [*others, contrast]
     several = tables_of_several(measures, cohort.rows, series, adjusted, settings.seed, helped)
     subjects = informing(cohort.rows, contrast)
-    found = Findings(
+    return Findings(
         contrast=contrast,
         subjects=subjects,
         pairs=pairs[contrast][pairs[contrast]["subject"].isin(subjects)],
@@ -104,12 +129,6 @@ def analyze(
         looks=looks,
         maps=_maps(ws, settings, run, cohort, shown, adjusted, looks),
     )
-    _write_tables(folder, found)
-    run.reporter.note("writing the report")
-    contents = _contents(ws, settings, cohort, found, clock.seconds)
-    write_report(folder, contents)
-    sidecar.write(seconds=clock.seconds, verdict=list(contents.verdict))
-    return _result(folder, list(contents.verdict), pdf=pdf)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,12 +30,13 @@ def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     Of several processes (`accelerate launch`), all train and the first one writes.
     """
     from dgmvlc_cli.cohort import assign_folds, load_cohort
-    from dgmvlc_cli.generators.processes import this_process
     from dgmvlc_cli.stages.validate import Checks
     from dgmvlc_cli.text.encoders import encode_cached, load_encoder
     from dgmvlc_cli.text.projection import practise
 
     cohort = load_cohort(ws, settings)
+    trained_on = len(cohort.subjects) - len(cohort.subjects) // settings.train.folds
+    memory.check(settings.preset, trained_on, settings.train.batch_size)
     images, failed = load_images(ws, cohort.subjects, settings)
     cohort = cohort.without(failed)
     name, folds = settings.train.model, settings.train.folds
@@ -43,7 +44,8 @@ def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     if run.dry_run:
         lines = [f"fold {k}: train on {int((assigned != k).sum())} subjects" for k in range(folds)]
         return dry_run("train", lines)
-    memory.check(settings.preset, len(cohort.subjects), settings.train.batch_size)
+    from dgmvlc_cli.generators.processes import this_process
+
     encoder = load_encoder(settings.study.text_encoder)
     cache = ws.text / "embeddings.npz"
     embeddings = encode_cached(encoder, list(cohort.sentences), cache)

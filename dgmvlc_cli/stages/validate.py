@@ -132,7 +132,7 @@ class Checks:
             made.factual[shown],
             made.arms[shown],
             held.labels[shown],
-            (str(self.contrast.reference), str(self.contrast.target)),
+            self.contrast.levels,
         )
         path = self.ws.fold(self.settings.train.model, fold) / "preview.png"
         workspace.write_bytes(path, png)
