@@ -20,21 +20,30 @@ def this_process() -> PartialState:
     return PartialState(cpu=_on_cpu(), timeout=TIMEOUT)
 
 
+def mixed_precision(precision: str) -> str:
+    """What accelerate calls it on this device: `bf16` or `no`.
+
+    precision: `fp32`, `bf16` (activations of the convolutions only; weights, optimiser, level and
+    loss stay in fp32), or `auto`: bf16 on a GPU that has it.  Raises UsageError for bf16 on a CPU:
+    there some gradients of 3-D convolutions come out non-finite.
+    """
+    able = this_process().device.type == "cuda" and torch.cuda.is_bf16_supported()
+    if precision == "bf16" and not able:
+        raise UsageError(
+            "Precision bf16 needs a GPU that has it.",
+            "Set `precision` under [train] in dgmvlc.toml to auto.",
+        )
+    return "no" if precision == "fp32" or not able else "bf16"
+
+
 def build_accelerator(precision: str, folder: Path) -> Accelerator:
     """This process's device, and how it computes.
 
-    precision: `fp32`, `bf16` (activations of the convolutions only; weights, optimiser, level and
-    loss stay in fp32), or `auto`: bf16 on a GPU that has it.  On a CPU bf16 is refused: there some
-    gradients of 3-D convolutions come out non-finite.  folder: where TensorBoard's events go, if
-    it is installed.
+    precision: see `mixed_precision`.  folder: where TensorBoard's events go, if it is installed.
     """
-    gpu = this_process().device.type == "cuda"
-    if precision == "bf16" and not gpu:
-        raise UsageError("precision bf16 needs a GPU.", "Leave [train] precision at auto.")
-    use = precision == "bf16" or (precision == "auto" and gpu and torch.cuda.is_bf16_supported())
     board = importlib.util.find_spec("tensorboard") is not None
     accelerator = Accelerator(
-        mixed_precision="bf16" if use else "no",
+        mixed_precision=mixed_precision(precision),
         cpu=_on_cpu(),
         log_with="tensorboard" if board else None,
         project_dir=folder,

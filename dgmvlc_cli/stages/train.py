@@ -44,8 +44,9 @@ def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     if run.dry_run:
         lines = [f"fold {k}: train on {int((assigned != k).sum())} subjects" for k in range(folds)]
         return dry_run("train", lines)
-    from dgmvlc_cli.generators.processes import this_process
+    from dgmvlc_cli.generators.processes import mixed_precision, this_process
 
+    mixed_precision(settings.train.precision)  # refused before anything is written
     encoder = load_encoder(settings.study.text_encoder)
     cache = ws.text / "embeddings.npz"
     embeddings = encode_cached(encoder, list(cohort.sentences), cache)
