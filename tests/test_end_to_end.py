@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+import torch
 from commands import dgmvlc, process
 from pages import NUMBER, trace_numbers, written
 
@@ -246,6 +247,16 @@ def test_training_killed_and_started_again_ends_with_the_same_weights(copy):
     assert killed >= 1
     dgmvlc("train", *more, *w)
     assert hashes(models, "*.safetensors") == whole
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
+def test_a_training_that_is_refused_leaves_the_models_as_they_are(copy):
+    settings = copy / "dgmvlc.toml"
+    settings.write_text(settings.read_text().replace("[train]", '[train]\nprecision = "bf16"'))
+    before = {path: path.read_bytes() for path in (copy / "models").rglob("*") if path.is_file()}
+    said = dgmvlc("train", "--steps", "3", "-w", str(copy), expect=2).stderr
+    assert "needs a GPU" in said
+    assert before == {path: path.read_bytes() for path in before if path.exists()}
 
 
 def test_other_placebos_ask_for_another_training(copy):
