@@ -173,6 +173,8 @@ class TrainSettings(Section):
 
     folds: cross-fitting folds, one model each, never trained on the subjects it predicts.
     text_dropout: share of training sentences replaced by the cohort's mean sentence.
+    rewordings: other wordings of every training sentence (order, phrases, clauses left out), one
+        drawn per step, so that the generator hears what is said and not how.
     max_minutes: stop after so long, at a checkpoint; the same command goes on from there.
     precision: auto computes in bf16 on a GPU that has it, else in fp32.
     """
@@ -185,6 +187,7 @@ class TrainSettings(Section):
     batch_size: int | None = Field(default=None, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     text_dropout: float = Field(default=0.1, ge=0, lt=1)
+    rewordings: int = Field(default=0, ge=0, le=64)
     checkpoint_seconds: float = Field(default=30.0, gt=0)
     max_minutes: float | None = Field(default=None, gt=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -45,13 +45,15 @@ TISSUE_WEIGHT = (0.1, 0.3, 1.0, 1.0, 0.3)  # per Tissue: the lungs are what is a
 class TrainingSet:
     """The scans and sentences of one fold's training subjects.
 
-    hu: (n, D, H, W) float32.  labels: (n, D, H, W) uint8.  embeddings: (n, E) float32.
+    hu: (n, D, H, W) float32.  labels: (n, D, H, W) uint8.  embeddings: (n, E) float32, of the
+    sentences; rewordings: (n, V, E), of the same rows in other words.
     practice: sentences without images, from which the text is learned to be read.
     """
 
     hu: np.ndarray
     labels: np.ndarray
     embeddings: np.ndarray
+    rewordings: np.ndarray
     practice: Practice
 
 
@@ -78,40 +80,57 @@ class TrainingPlan:
     encoder: str
     encoder_sha256: str
     paper: bool = False
+    rewordings: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What a step draws for its N rows.
+
+    index, donors: (N,) subjects, and whose residual level they are given.  wordings: (N,) which
+    wording of the sentence, 0 its own.  kept: (N, 1), 0 where the sentence is dropped.
+    """
+
+    index: torch.Tensor
+    donors: torch.Tensor
+    wordings: torch.Tensor
+    kept: torch.Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tensors:
     """Network inputs of the whole training set; every field has one row per subject.
 
-    lung: (n, D, H, W) bool; heights: (n, P, D) height profiles; own, left_out: (n, P) residual
-    levels.
+    wordings: (n, 1 + V, K), the projected sentence and its other wordings.  lung: (n, D, H, W)
+    bool; heights: (n, P, D) height profiles; own, left_out: (n, P) residual levels.
     """
 
     bands: torch.Tensor
     weight: torch.Tensor
     conditions: Conditions
+    wordings: torch.Tensor
     lung: torch.Tensor
     heights: torch.Tensor
     own: torch.Tensor
     left_out: torch.Tensor
 
-    def batch(
-        self, index: torch.Tensor, donors: torch.Tensor, kept: torch.Tensor, device: torch.device
-    ) -> Batch:
+    def batch(self, drawn: Drawn, device: torch.device) -> Batch:
         """The rows of one step, each with the residual level of another subject, its donor.
 
         What the sentence does not say about a subject's level must come from the noise.  Left
         with its own, the network would learn by heart whose mask has which level, and then make
-        new subjects too much alike.  kept: (N, 1), 0 where the sentence is dropped.
+        new subjects too much alike.
         """
+        index = drawn.index
         of = self.conditions
-        change = self.left_out[donors] - self.own[index]  # (N, P)
+        change = self.left_out[drawn.donors] - self.own[index]  # (N, P)
         along = torch.einsum("np,npd->nd", change, self.heights[index])
         z = along[:, :, None, None] * self.lung[index]
         levels = wavelet.levels_of(self.bands.shape[1])
         chosen = Conditions(
-            context=of.context[index], text=of.text[index] * kept, sigma=of.sigma[index]
+            context=of.context[index],
+            text=self.wordings[index, drawn.wordings] * drawn.kept,
+            sigma=of.sigma[index],
         )
         weight = self.weight[index].to(device)
         return Batch(
@@ -177,6 +196,7 @@ def to_tensors(data: TrainingSet, conditioning: Conditioning, residuals: Residua
     levels = conditioning.wavelet_levels
     labels = torch.from_numpy(data.labels)
     text = conditioning.projection(data.embeddings)
+    said = np.concatenate((data.embeddings[:, None], data.rewordings), axis=1)
     heights = np.stack([height_profiles(one) for one in data.labels])
     return Tensors(
         bands=conditioning.to_bands(data.hu, data.labels, text),
@@ -186,6 +206,7 @@ def to_tensors(data: TrainingSet, conditioning: Conditioning, residuals: Residua
             text=torch.from_numpy(text),
             sigma=coefficient_scale(conditioning.band_scale, blocks(labels, levels)),
         ),
+        wordings=torch.from_numpy(conditioning.projection(said)),
         lung=torch.from_numpy(np.isin(data.labels, LUNGS)),
         heights=torch.from_numpy(heights).float(),
         own=torch.from_numpy(residuals.own).float(),

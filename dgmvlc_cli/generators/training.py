@@ -29,6 +29,7 @@ from dgmvlc_cli.generators.draws import Draws
 from dgmvlc_cli.generators.families import PAPER, build_family
 from dgmvlc_cli.generators.family import Denoiser, Family
 from dgmvlc_cli.generators.fitting import (
+    Drawn,
     Tensors,
     TrainingPlan,
     TrainingSet,
@@ -187,16 +188,25 @@ class Trainer:
 
     def _loss(self, tensors: Tensors) -> torch.Tensor:
         plan, step, of = self.plan, self.progress.step, self.accelerator
-        seed = torch_seed(plan.seed, plan.fold, step)
-        share = {"rank": of.process_index, "processes": of.num_processes}
-        draws = Draws(seed, **share)
-        index = draws.mine(batch_index(len(tensors.bands), plan, step, of.num_processes))
-        donors = draws.integers(len(tensors.bands), index.shape)
-        kept = draws.uniform((len(index), 1)) >= plan.text_dropout
-        batch = tensors.batch(index, donors, kept, of.device)
+        n, wordings = tensors.wordings.shape[:2]
+        draws = self._draws("cpu", step)
+        index = draws.mine(batch_index(n, plan, step, of.num_processes))
+        drawn = Drawn(
+            index=index,
+            donors=draws.integers(n, index.shape),
+            kept=draws.uniform((len(index), 1)) >= plan.text_dropout,
+            wordings=self._draws("cpu", step, "wording").integers(wordings, index.shape),
+        )
+        batch = tensors.batch(drawn, of.device)
         total = of.reduce(batch.total_weight, "mean")
-        there = draws if of.device.type == "cpu" else Draws(seed, of.device, **share)
+        there = draws if of.device.type == "cpu" else self._draws(of.device, step)
         return self.family.loss(self.network, replace(batch, total_weight=total), there)
+
+    def _draws(self, device: torch.device | str, *keys: int | str) -> Draws:
+        """This process's share of the random numbers of (seed, fold, *keys)."""
+        seed = torch_seed(self.plan.seed, self.plan.fold, *keys)
+        of = self.accelerator
+        return Draws(seed, device, rank=of.process_index, processes=of.num_processes)
 
     def _count_skipped(self) -> None:
         self.progress.skipped += 1

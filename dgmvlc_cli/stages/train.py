@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace
 if TYPE_CHECKING:
     from dgmvlc_cli.cohort import Cohort
     from dgmvlc_cli.generators.fitting import TrainingPlan, TrainingSet
+    from dgmvlc_cli.text.encoders import Encoder
     from dgmvlc_cli.text.projection import Practice
 
 
@@ -31,8 +33,7 @@ def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     """
     from dgmvlc_cli.cohort import assign_folds, load_cohort
     from dgmvlc_cli.stages.validate import Checks
-    from dgmvlc_cli.text.encoders import encode_cached, load_encoder
-    from dgmvlc_cli.text.projection import practise
+    from dgmvlc_cli.text.encoders import load_encoder
 
     cohort = load_cohort(ws, settings)
     trained_on = len(cohort.subjects) - len(cohort.subjects) // settings.train.folds
@@ -48,15 +49,13 @@ def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
 
     mixed_precision(settings.train.precision)  # refused before anything is written
     encoder = load_encoder(settings.study.text_encoder)
-    cache = ws.text / "embeddings.npz"
-    embeddings = encode_cached(encoder, list(cohort.sentences), cache)
-    practice = practise(cohort.rows, cohort.schema, encoder, settings.seed, cache)
+    texts = read_texts(cohort, settings, encoder, ws.text / "embeddings.npz")
     jobs = []
     for fold in range(folds):
         use = (assigned != fold).to_numpy()
-        plan = _training_plan(settings, fold, encoder.name, encoder.sha256)
-        data = _training_set(images, embeddings, practice, use)
-        jobs.append((plan, data, _model_sidecar(ws, settings, plan, cohort, use, practice)))
+        plan = training_plan(settings, fold, encoder.name, encoder.sha256)
+        data = training_set(images, texts, use)
+        jobs.append((plan, data, _model_sidecar(ws, settings, plan, cohort, use, texts.practice)))
     process = this_process()
     kept = [sidecar.is_current() and not run.force for *_, sidecar in jobs]
     process.wait_for_everyone()
@@ -66,7 +65,7 @@ def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     minutes = settings.train.max_minutes
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     notes = []
-    checks = Checks(ws, settings, cohort, assigned, images, embeddings, encoder)
+    checks = Checks(ws, settings, cohort, assigned, images, texts.embeddings, encoder)
     run.reporter.note(f"to be checked on held-out subjects: {checks.contrast.text}")
     for job, current in zip(jobs, kept, strict=True):
         plan, *_ = job
@@ -138,21 +137,54 @@ class Divergence:
         return first and self.noticed
 
 
-def _training_set(
-    images: tuple[np.ndarray, np.ndarray],
-    embeddings: np.ndarray,
-    practice: Practice,
-    use: np.ndarray,
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """What the models are told of the whole cohort.
+
+    embeddings: (n, E) of the sentences; rewordings: (n, V, E) of the rows in other words;
+    practice: sentences without images.
+    """
+
+    embeddings: np.ndarray
+    rewordings: np.ndarray
+    practice: Practice
+
+
+def read_texts(cohort: Cohort, settings: Settings, encoder: Encoder, cache: Path) -> Texts:
+    """Encode the cohort's sentences, their other wordings, and practice sentences."""
+    from dgmvlc_cli.text.encoders import encode_cached
+    from dgmvlc_cli.text.projection import practise
+    from dgmvlc_cli.text.rewording import rewordings
+
+    rows, schema, seed = cohort.rows, cohort.schema, settings.seed
+    count = settings.train.rewordings
+    others = rewordings(rows, schema, count, seed)
+    return Texts(
+        embeddings=encode_cached(encoder, list(cohort.sentences), cache),
+        rewordings=encode_cached(encoder, list(chain(*others)), cache).reshape(
+            len(rows), count, -1
+        ),
+        practice=practise(rows, schema, encoder, seed, cache, reworded=count > 0),
+    )
+
+
+def training_set(
+    images: tuple[np.ndarray, np.ndarray], texts: Texts, use: np.ndarray
 ) -> TrainingSet:
+    """The chosen subjects.  images: HU and labels, (n, D, H, W); use: (n,) bool."""
     from dgmvlc_cli.generators.fitting import TrainingSet
 
     hu, labels = images
     return TrainingSet(
-        hu=hu[use], labels=labels[use], embeddings=embeddings[use], practice=practice
+        hu=hu[use],
+        labels=labels[use],
+        embeddings=texts.embeddings[use],
+        rewordings=texts.rewordings[use],
+        practice=texts.practice,
     )
 
 
-def _training_plan(settings: Settings, fold: int, encoder: str, sha256: str) -> TrainingPlan:
+def training_plan(settings: Settings, fold: int, encoder: str, sha256: str) -> TrainingPlan:
     from dgmvlc_cli.generators.fitting import TrainingPlan
 
     chosen, preset = settings.train, settings.preset
@@ -163,6 +195,7 @@ def _training_plan(settings: Settings, fold: int, encoder: str, sha256: str) -> 
         batch_size=chosen.batch_size or preset.batch_size,
         learning_rate=chosen.learning_rate,
         text_dropout=chosen.text_dropout,
+        rewordings=chosen.rewordings,
         widths=preset.widths,
         model=chosen.model,
         fusion=chosen.fusion,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -25,11 +25,25 @@ def sentence(row: Mapping[str, Any], schema: Schema) -> str:
     out.  Clauses come in the schema's order, placebos last.  Equal rows give equal sentences.
     """
     said = present(row, schema)
+    return assemble(row, said, schema, opening_attributes(said))
+
+
+def assemble(
+    row: Mapping[str, Any],
+    said: Mapping[str, Attribute],
+    schema: Schema,
+    opened: Sequence[str] = (),
+) -> str:
+    """The sentence that says these attributes of a row in their order, `opened` ones first."""
     if schema.wording == "paper":
         return _paper_sentence(row, said)
-    first = {n: row[n] for n in OPENING if n in said and said[n].template is None}
-    clauses = [clause(row[name], a) for name, a in said.items() if name not in first]
-    return " ".join([opening(first), *clauses])
+    clauses = [clause(row[name], a) for name, a in said.items() if name not in opened]
+    return " ".join([opening({name: row[name] for name in opened}), *clauses])
+
+
+def opening_attributes(said: Mapping[str, Attribute]) -> tuple[str, ...]:
+    """Which of the attributes the opening clause says."""
+    return tuple(name for name in OPENING if name in said and said[name].template is None)
 
 
 def present(row: Mapping[str, Any], schema: Schema) -> dict[str, Attribute]:

@@ -20,6 +20,7 @@ import pandas as pd
 from dgmvlc_cli import workspace
 from dgmvlc_cli.text.describe import is_absent, sentence
 from dgmvlc_cli.text.encoders import Encoder, encode_cached
+from dgmvlc_cli.text.rewording import rephrased
 from dgmvlc_cli.text.schema import WITH_LEVELS, Schema
 
 PRACTICE_SENTENCES = 1000
@@ -73,14 +74,25 @@ def fit_projection(practice: Practice, training: np.ndarray) -> Projection:
 
 
 def practise(
-    rows: pd.DataFrame, schema: Schema, encoder: Encoder, seed: int, cache_path: Path
+    rows: pd.DataFrame,
+    schema: Schema,
+    encoder: Encoder,
+    seed: int,
+    cache_path: Path,
+    *,
+    reworded: bool = False,
 ) -> Practice:
     """Practice sentences from recombined values of the rows, and what they say.
 
-    cache_path: as in encode_cached.
+    cache_path: as in encode_cached.  reworded: as many again, in other words.
     """
     made = practice_rows(rows, schema, seed)
     texts = [sentence(row, schema) for row in made]
+    if reworded:
+        others = practice_rows(rows, schema, seed, key="practice, reworded")
+        stream = workspace.generator(seed, "rewording")
+        texts += [rephrased(row, schema, stream) for row in others]
+        made += others
     return Practice(
         embeddings=encode_cached(encoder, texts, cache_path),
         codes=encode_rows(made, schema, rows),
@@ -88,13 +100,19 @@ def practise(
 
 
 def practice_rows(
-    rows: pd.DataFrame, schema: Schema, seed: int, count: int = PRACTICE_SENTENCES
+    rows: pd.DataFrame,
+    schema: Schema,
+    seed: int,
+    count: int = PRACTICE_SENTENCES,
+    *,
+    key: str = "practice",
 ) -> list[dict[str, Any]]:
     """Rows whose values are drawn attribute by attribute from the cohort's, some left missing.
 
-    What follows another attribute is left out where it does not apply, as in real rows.
+    What follows another attribute is left out where it does not apply, as in real rows.  key: of
+    the random stream.
     """
-    stream = workspace.generator(seed, "practice")
+    stream = workspace.generator(seed, key)
     present = {name: rows[name].dropna().to_numpy() for name in said(schema)}
     made = []
     for _ in range(count):

@@ -78,8 +78,9 @@ class Attribute(_Frozen):
     plausible: lowest and highest believable number, in `unit`; a range that begins in 1800 or
     later makes it a calendar year.  absolute: the sign is dropped, as of "days before the scan"
     that are written as negative numbers.  missing, not_applicable: raw texts that mean so, beyond
-    the built-in list.  template: the clause, with {label}, {value}, {unit}.  decimals: of the
-    number in the sentence; None keeps three significant digits.
+    the built-in list.  template: the clause, with {label}, {value}, {unit}; paraphrases: other
+    templates that say the same, for `[train] rewordings`.  decimals: of the number in the sentence;
+    None keeps three significant digits.
     A date in the sentence is said, and edited, as its time before the scan, in `unit` (years,
     months, weeks or days; default years).
     """
@@ -97,13 +98,21 @@ class Attribute(_Frozen):
     missing: tuple[str, ...] = ()
     not_applicable: tuple[str, ...] = ()
     template: str | None = None
+    paraphrases: tuple[str, ...] = ()
     follows: Follows | None = None
 
     @field_validator("template")
     @classmethod
-    def _known_fields(cls, template: str | None) -> str | None:
-        if template is None:
-            return None
+    def _known_template(cls, template: str | None) -> str | None:
+        return None if template is None else cls._known_fields(template)
+
+    @field_validator("paraphrases")
+    @classmethod
+    def _known_paraphrases(cls, paraphrases: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(cls._known_fields(template) for template in paraphrases)
+
+    @classmethod
+    def _known_fields(cls, template: str) -> str:
         used = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
         if unknown := used - TEMPLATE_FIELDS:
             raise ValueError(f"unknown field {sorted(unknown)}; use {sorted(TEMPLATE_FIELDS)}")

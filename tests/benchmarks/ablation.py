@@ -61,8 +61,7 @@ class Prepared:
     settings: Any
     cohort: Any
     images: tuple[np.ndarray, np.ndarray]
-    embeddings: np.ndarray
-    practice: Any
+    texts: Any
     encoder: Any
     folds: pd.Series
     arms: list[tuple[list[str], np.ndarray]]
@@ -74,19 +73,19 @@ def measured(out: Path, job: tuple[str, int]) -> list[dict[str, Any]]:
     import torch
 
     from dgmvlc_cli.generators.training import train_fold
-    from dgmvlc_cli.stages.train import _training_plan, _training_set
+    from dgmvlc_cli.stages.train import training_plan, training_set
 
     torch.set_num_threads(1)
     name, seed = job
-    data = prepared(out / f"seed{seed}")
     changes, context = VARIANTS[name]
+    data = prepared(out / f"seed{seed}", changes.get("rewordings", 0))
     rows = []
     for fold in range(2):
         use = (data.folds != fold).to_numpy()
-        plan = _training_plan(data.settings, fold, data.encoder.name, data.encoder.sha256)
+        plan = training_plan(data.settings, fold, data.encoder.name, data.encoder.sha256)
         with tempfile.TemporaryDirectory() as folder, context():
             generator = train_fold(
-                _training_set(data.images, data.embeddings, data.practice, use),
+                training_set(data.images, data.texts, use),
                 replace(plan, **changes),
                 Path(folder),
             )
@@ -96,7 +95,7 @@ def measured(out: Path, job: tuple[str, int]) -> list[dict[str, Any]]:
     return rows
 
 
-def prepared(base: Path) -> Prepared:
+def prepared(base: Path, rewordings: int) -> Prepared:
     from dgmvlc_cli import stages
     from dgmvlc_cli.cohort import (
         assign_folds,
@@ -104,18 +103,18 @@ def prepared(base: Path) -> Prepared:
         load_cohort,
         placebo_contrasts,
     )
-    from dgmvlc_cli.config import load_settings
+    from dgmvlc_cli.config import load_settings, override
     from dgmvlc_cli.pairs import arm_sentences, subjects_of
     from dgmvlc_cli.stages.base import Run
-    from dgmvlc_cli.stages.train import load_images
+    from dgmvlc_cli.stages.train import load_images, read_texts
     from dgmvlc_cli.text.encoders import encode_cached, load_encoder
-    from dgmvlc_cli.text.projection import practise
     from dgmvlc_cli.workspace import Workspace
 
     folder = Path(tempfile.mkdtemp())
     shutil.copytree(base / "workspace", folder, dirs_exist_ok=True)
     ws = Workspace(folder)
-    settings = load_settings(ws.settings_path)
+    changes = {"train": {"rewordings": rewordings}}
+    settings = override(load_settings(ws.settings_path), changes)
     stages.describe(ws, settings, Run())
     cohort = load_cohort(ws, settings)
     encoder, cache = load_encoder("minilm"), ws.text / "embeddings.npz"
@@ -146,8 +145,7 @@ def prepared(base: Path) -> Prepared:
         settings=settings,
         cohort=cohort,
         images=images,
-        embeddings=encode_cached(encoder, list(cohort.sentences), cache),
-        practice=practise(cohort.rows, cohort.schema, encoder, settings.seed, cache),
+        texts=read_texts(cohort, settings, encoder, cache),
         encoder=encoder,
         folds=assign_folds(cohort.rows, cohort.studied, 2, settings.seed),
         arms=arms,
@@ -191,7 +189,7 @@ def held_out(data: Prepared, generator: Any, fold: int, steps: int) -> dict[str,
         )
     held = list(index)
     where = [index[one] for one in held]
-    own, real = made(held, data.embeddings[where]), data.images[0][where]
+    own, real = made(held, data.texts.embeddings[where]), data.images[0][where]
     level, true = means(held, own, "lungs"), means(held, real, "lungs")
     spread = [[hu[k][places[i]["lungs"]].std() for k, i in enumerate(where)] for hu in (own, real)]
     return {
@@ -325,6 +323,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], Context]] = {
     "fusion cross-attention": ({"fusion": "cross-attention"}, nullcontext),
     "fusion both": ({"fusion": "both"}, nullcontext),
     "fusion none": ({"fusion": "none"}, nullcontext),
+    "four rewordings": ({"rewordings": 4}, nullcontext),
 }
 
 

@@ -114,6 +114,7 @@ def chests(grid: tuple[int, int, int], subjects: int):
         hu=hu,
         labels=np.stack([labels] * subjects),
         embeddings=rng.normal(size=(subjects, 6)).astype(np.float32),
+        rewordings=np.zeros((subjects, 0, 6), np.float32),
         practice=Practice(embeddings=practice, codes=practice),
     )
 

@@ -30,6 +30,7 @@ def training_set() -> TrainingSet:
         hu=hu,
         labels=labels,
         embeddings=embeddings,
+        rewordings=np.zeros((n, 0, 6), np.float32),
         practice=Practice(embeddings=practice, codes=practice),
     )
 

@@ -8,7 +8,7 @@ import torch
 
 from dgmvlc_cli.generators.conditions import COORDINATES, lung_fraction
 from dgmvlc_cli.generators.draws import Draws
-from dgmvlc_cli.generators.fitting import build_network, fit_conditioning, to_tensors
+from dgmvlc_cli.generators.fitting import Drawn, build_network, fit_conditioning, to_tensors
 from dgmvlc_cli.generators.flow import Flow
 from dgmvlc_cli.generators.fusion import regional_means
 from dgmvlc_cli.generators.networks import time_features
@@ -37,7 +37,13 @@ def test_the_loss_is_that_of_the_network_with_its_level_alone(ready):
     index, donors = torch.tensor([0, 3, 5]), torch.tensor([1, 1, 7])
     with torch.no_grad():
         lean = level_loss(network, Given(), seen, index, donors, Draws(0))
-    batch = tensors.batch(index, donors, torch.ones(3, 1), torch.device("cpu"))
+    own = Drawn(
+        index=index,
+        donors=donors,
+        wordings=torch.zeros(3, dtype=torch.long),
+        kept=torch.ones(3, 1),
+    )
+    batch = tensors.batch(own, torch.device("cpu"))
     t, x_t, target = Given().noised(batch, Draws(0))
     context = batch.conditions.context
     shift = network.regional_shift(x_t, network.time(time_features(t)), context)

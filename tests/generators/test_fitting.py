@@ -1,0 +1,31 @@
+"""What a training step is given."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from dgmvlc_cli.generators.fitting import Drawn, fit_conditioning, to_tensors
+
+
+def test_a_step_hears_the_wordings_that_it_draws(training_set, plan):
+    others = training_set.embeddings[:, None] + np.array([[[0.5]], [[1.0]]])[:, 0]
+    data = replace(training_set, rewordings=others.astype(np.float32))
+    conditioning, residuals = fit_conditioning(data, plan)
+    tensors = to_tensors(data, conditioning, residuals)
+    assert torch.equal(tensors.wordings[:, 0], tensors.conditions.text)
+    index = torch.tensor([3, 7, 7, 2])
+    drawn = Drawn(
+        index=index,
+        donors=index,
+        wordings=torch.tensor([0, 1, 2, 2]),
+        kept=torch.tensor([[1.0], [1.0], [1.0], [0.0]]),
+    )
+    heard = tensors.batch(drawn, torch.device("cpu")).conditions.text
+    said = conditioning.projection
+    assert torch.equal(heard[0], tensors.conditions.text[3])
+    assert np.allclose(heard[1], said(others[7, 0]), atol=1e-5)
+    assert np.allclose(heard[2], said(others[7, 1]), atol=1e-5)
+    assert not heard[3].any()
