@@ -158,12 +158,11 @@ def read_texts(cohort: Cohort, settings: Settings, encoder: Encoder, cache: Path
 
     rows, schema, seed = cohort.rows, cohort.schema, settings.seed
     count = settings.train.rewordings
-    others = rewordings(rows, schema, count, seed)
+    others = list(chain(*rewordings(rows, schema, count, seed)))
+    shape = len(rows), count, encoder.dim
     return Texts(
         embeddings=encode_cached(encoder, list(cohort.sentences), cache),
-        rewordings=encode_cached(encoder, list(chain(*others)), cache).reshape(
-            len(rows), count, -1
-        ),
+        rewordings=encode_cached(encoder, others, cache).reshape(shape),
         practice=practise(rows, schema, encoder, seed, cache, reworded=count > 0),
     )
 
