@@ -25,8 +25,8 @@ from dgmvlc_cli.analysis.contrasts import (
 from dgmvlc_cli.analysis.levels import OVERLAP_COLUMNS, overlap_rows
 from dgmvlc_cli.analysis.mixed import fit_mixed
 from dgmvlc_cli.analysis.permutation import sign_flips
+from dgmvlc_cli.analysis.placebos import with_placebo_p
 from dgmvlc_cli.analysis.readings import Readings
-from dgmvlc_cli.analysis.trust import with_placebo_p
 from dgmvlc_cli.analysis.zones import CONTROL_REGIONS
 from dgmvlc_cli.workspace import generator
 
@@ -372,7 +372,7 @@ def estimate_effects(
     Kinds: model_implied, mixed, observed and debiased of the contrast; placebo (model-implied) and
     placebo_debiased of each placebo.  A row that cannot be computed has NaN and the reason in
     method.  p_adjusted: see `adjust`.  p_placebo, of model_implied alone: see
-    `trust.placebo_calibration`.
+    `placebos.placebo_calibration`.
     """
     design = unique_subjects(design)
     everyone = Readings.of(measures)

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
-from dgmvlc_cli.analysis.trust import calibration_words
+from dgmvlc_cli.analysis.placebos import calibration_words
 from dgmvlc_cli.report import words
 from dgmvlc_cli.report.contents import ReportContents, records
 from dgmvlc_cli.report.drawing import Drawing, data_uri

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dgmvlc_cli.analysis.trust import calibration_words
+from dgmvlc_cli.analysis.placebos import calibration_words
 from dgmvlc_cli.report.contents import ReportContents
 from dgmvlc_cli.report.words import attribute_label, number
 

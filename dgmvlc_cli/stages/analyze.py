@@ -93,7 +93,7 @@ def _findings(
     from dgmvlc_cli.analysis.effects import estimate_effects
     from dgmvlc_cli.analysis.paired import distance_rows, statistics_table
     from dgmvlc_cli.analysis.several import tables_of_several
-    from dgmvlc_cli.analysis.trust import verdicts
+    from dgmvlc_cli.analysis.verdicts import verdicts
     from dgmvlc_cli.measuring import distances_table, measures_table
 
     # The other levels of a series are measured; what is drawn and mapped is the main contrast.
@@ -185,8 +185,8 @@ def read_inputs(ws: Workspace, settings: Settings, contrasts: list[Contrast]) ->
 
 def _write_tables(folder: Path, found: Findings) -> None:
     """The tables of the analysis, and results.tsv, which holds every result in one long table."""
+    from dgmvlc_cli.analysis.placebos import placebo_calibration
     from dgmvlc_cli.analysis.several import SEVERAL
-    from dgmvlc_cli.analysis.trust import placebo_calibration
     from dgmvlc_cli.mapping import summary_table, write_maps
     from dgmvlc_cli.report.tables import results_table
 
@@ -388,7 +388,7 @@ def _against_truth(
     ws: Workspace, settings: Settings, effects: pd.DataFrame, subjects: list[str]
 ) -> pd.DataFrame | None:
     """Estimates beside the phantom's exact counterfactual truth, where the settings name it."""
-    from dgmvlc_cli.analysis.trust import compare_truth
+    from dgmvlc_cli.analysis.truth import compare_truth
 
     if settings.analyze.truth is None:
         return None
@@ -399,7 +399,7 @@ def _against_truth(
 def _planted_sentence(ws: Workspace, found: Findings) -> list[str]:
     """Whether a planted control was recovered, in one sentence; none in another workspace."""
     from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
-    from dgmvlc_cli.analysis.trust import recovery_sentence
+    from dgmvlc_cli.analysis.truth import recovery_sentence
 
     planted = (workspace.read_json(ws.plant_path) or {}).get("inputs")
     if planted is None or found.truth is None:
@@ -416,7 +416,7 @@ def _contents(
     """Everything that the report shows, gathered from the workspace."""
     from dgmvlc_cli.analysis.effects import balance
     from dgmvlc_cli.analysis.levels import overlap_words
-    from dgmvlc_cli.analysis.trust import summary_sentence
+    from dgmvlc_cli.analysis.verdicts import summary_sentence
     from dgmvlc_cli.report import assemble
     from dgmvlc_cli.report.contents import ReportContents
 

@@ -64,8 +64,8 @@ def plan(
 def _words(table: pd.DataFrame) -> list[str]:
     """The primary measure in the main regions, in sentences."""
     from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
+    from dgmvlc_cli.analysis.outcomes import outcome_label
     from dgmvlc_cli.analysis.power import subjects_needed
-    from dgmvlc_cli.analysis.trust import outcome_label
 
     rows = table[(table["measure"] == PRIMARY_MEASURE) & table["region"].isin(HEADLINES)]
     lines = [f"{table['contrast'].iloc[0]}, in {rows['n'].max()} subjects:"]

@@ -226,7 +226,7 @@ def _settings(settings: Settings, schema: Any) -> Settings:
 
 def recovery(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     """What the planted controls of this workspace found, and the smallest that was found."""
-    from dgmvlc_cli.analysis.trust import recovery_table, recovery_words
+    from dgmvlc_cli.analysis.truth import recovery_table, recovery_words
 
     found = _siblings(ws)
     if not found:

@@ -32,8 +32,8 @@ from scipy import stats
 
 from dgmvlc_cli.analysis import debias
 from dgmvlc_cli.analysis.contrasts import Contrast, cohorts
+from dgmvlc_cli.analysis.placebos import placebo_calibration
 from dgmvlc_cli.analysis.readings import Readings
-from dgmvlc_cli.analysis.trust import placebo_calibration
 from dgmvlc_cli.cohort import Cohort, covariates, load_cohort, placebo_contrasts, study_contrast
 from dgmvlc_cli.config import load_settings
 from dgmvlc_cli.pairs import contrast_name

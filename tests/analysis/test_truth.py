@@ -1,0 +1,59 @@
+"""Estimates beside a truth that is known."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+from effect_rows import evidence, row
+from scipy import stats
+from simulated_cohort import LEVELS
+
+from dgmvlc_cli.analysis.truth import compare_truth, recovery_line, recovery_table, recovery_words
+
+
+def test_truth_is_averaged_over_the_subjects_used():
+    truth = pd.DataFrame(
+        {
+            "subject": ["a", "b", "c", "c"],
+            "attribute": "smoking",
+            "from": [*[LEVELS[0]] * 3, LEVELS[1]],
+            "to": [*[LEVELS[1]] * 3, LEVELS[0]],
+            "measure": "mean_hu",
+            "region": "upper",
+            "change": [-20.0, -24.0, -100.0, 100.0],
+            "unit": "HU",
+        }
+    )
+    observed = pd.DataFrame([row("observed", -50.0, 9.0)])
+    effects = pd.concat([evidence((-22.1, 9.0), -19.4), observed])
+    (got,) = compare_truth(effects, truth, ["a", "b"]).itertuples()
+    assert (got.n, got.truth) == (2, -22.0)
+    assert got.ratio == pytest.approx(19.4 / 22)
+    assert got.debiased_covers and not got.observed_covers
+    assert compare_truth(effects, truth).loc[0, "truth"] == -48
+    assert compare_truth(effects, truth.assign(attribute="age")).empty
+
+
+def control(effect_hu: float, debiased: float, found: bool) -> tuple[dict, pd.DataFrame]:
+    """A planted control and its comparison with the truth."""
+    row = {
+        "measure": "mean_hu", "region": "upper", "n": 96, "truth": effect_hu, "unit": "HU",
+        "model_implied": debiased / 2, "observed": debiased, "debiased": debiased,
+        "ci_low": debiased - 9, "ci_high": debiased + 9, "debiased_covers": True,
+        "bias": debiased - effect_hu, "slope": debiased / effect_hu, "found": found,
+    }  # fmt: skip
+    plant = {"effect_hu": effect_hu, "region": "upper", "model": "flow"}
+    return plant, pd.DataFrame([row, row | {"region": "lower", "truth": 0.0}])
+
+
+def test_a_series_of_plants_gives_the_slope_and_the_smallest_that_was_found():
+    table = recovery_table([control(20, 18, True), control(5, 2, False), control(-10, -11, True)])
+    assert table["effect_hu"].tolist() == [5, -10, 20]
+    line = stats.linregress([5, -10, 20], [2, -11, 18])
+    assert recovery_line(table) == pytest.approx((line.slope, line.intercept))
+    assert recovery_line(table[:1]) == pytest.approx((0.4, 0))
+    said = recovery_words(table)
+    assert "planted 20 HU as measured, recovered 18 HU [9, 27]" in said[2]
+    assert "smallest that was found: 10 HU" in said[-1]
+    nothing = recovery_words(recovery_table([control(5, 2, False)]))
+    assert nothing[-1] == "none was found: plant more than 5 HU"
