@@ -41,6 +41,8 @@ HEADER_TAGS = [
     "Modality",
     "ImageType",
     "NumberOfFrames",
+    "InstanceNumber",
+    "ImagesInAcquisition",
     "SamplesPerPixel",
     "Rows",
     "Columns",
@@ -254,6 +256,8 @@ def _slice(path: Path, frame: int | None, header: Dataset, tags: _Tags) -> Slice
         slope=slope or 1.0,
         intercept=intercept,
         padding_hu=_padding_hu(header, slope or 1.0, intercept),
+        number=None if frame is not None else _count(header, "InstanceNumber", 0) or None,
+        of=_count(header, "ImagesInAcquisition", 0) or None,
     )
 
 

@@ -38,6 +38,7 @@ LEAK_ML = 15.0  # a growth that no bronchus explains
 VESSEL_CLOSING_MM = 5.0
 PLAUSIBLE_LUNG_ML = (1000.0, 10000.0)
 PLAUSIBLE_LUNG_HU = (-950.0, -500.0)
+LEAST_CUT_MM2 = 200.0  # less of the lungs in the last slice is an apex or a costal angle
 
 
 def segment(volume: Volume) -> np.ndarray:
@@ -73,7 +74,10 @@ def label_lungs(volume: Volume, lungs: np.ndarray) -> np.ndarray:
 
 
 def check_labels(volume: Volume, labels: np.ndarray) -> list[str]:
-    """Sentences on what is implausible about the lungs of a mask; empty if nothing is."""
+    """Sentences on what is implausible about the lungs of a mask; empty if nothing is.
+
+    volume: oriented to LPS.
+    """
     lungs = np.isin(labels, LUNGS)
     if not lungs.any():
         return ["no lung found"]
@@ -92,7 +96,22 @@ def check_labels(volume: Volume, labels: np.ndarray) -> list[str]:
     low, high = PLAUSIBLE_LUNG_HU
     if not low <= mean_hu <= high:
         warnings.append(f"mean lung HU {mean_hu:.0f} is outside {low:g} to {high:g}")
+    if cut := _cut_off(lungs, volume.spacing_mm):
+        warnings.append(f"lungs cut off by the {' and the '.join(cut)} of the scan")
     return warnings
+
+
+def _cut_off(lungs: np.ndarray, spacing_mm: Spacing) -> list[str]:
+    """Which ends of the scan the lungs reach over more than `LEAST_CUT_MM2`."""
+    reached = []
+    for axis, names in enumerate(
+        (("bottom", "top"), ("front", "back"), ("right side", "left side"))
+    ):
+        face_mm2 = np.prod(np.delete(spacing_mm, axis))
+        for index, name in zip((0, -1), names, strict=True):
+            if np.take(lungs, index, axis=axis).sum() * face_mm2 > LEAST_CUT_MM2:
+                reached.append(name)
+    return reached
 
 
 def _assemble(

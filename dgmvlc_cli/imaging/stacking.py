@@ -39,7 +39,9 @@ class Slice:
     frame: its index in a multi-frame file, else None.  rows_cols: pixels.  pixel_mm: spacing
     between rows, between columns.  position_mm: LPS (x, y, z) of the first pixel.  row, column:
     unit vectors along increasing column and row index.  slope, intercept: stored value to HU.
-    padding_hu: lowest and highest HU that stand for "nothing here", if declared.
+    padding_hu: lowest and highest HU that stand for "nothing here", if declared.  number: in the
+    series; of: how many images its acquisition had; both as the header counts, which may be
+    otherwise.
     """
 
     path: Path
@@ -53,6 +55,8 @@ class Slice:
     slope: float = 1.0
     intercept: float = 0.0
     padding_hu: tuple[float, float] | None = None
+    number: int | None = None
+    of: int | None = None
 
     @property
     def name(self) -> str:
@@ -102,7 +106,7 @@ def stack(
     gaps = np.diff(places)
     holes, lost = _holes(slices, gaps, max_missing, unreadable)
     facts: dict[str, Any] = {"slices": len(slices), "slices_lost": lost}
-    notes += holes + _sparse(slices, gaps)
+    notes += holes + _lost_ends(slices) + _sparse(slices, gaps)
     if unreadable and not holes:
         notes.append(f"damaged beside the slices, left out: {', '.join(unreadable)}")
     corner_mm, gap_mm = slices[0].position_mm, _gap_mm(slices, gaps)
@@ -232,6 +236,31 @@ def _hole(before: Slice, after: Slice, gap: float, usual: float, lost: int) -> s
         f"{lost} {'slice' if lost == 1 else 'slices'} missing at z = {first[2]:.1f} mm, between "
         f"{before.name} and {after.name} (gap {gap:.2f} mm, nearby {usual:.2f} mm)"
     )
+
+
+def _lost_ends(slices: Sequence[Slice]) -> list[str]:
+    """What the headers' own count tells of slices before the first or after the last.
+
+    No gap shows these.  Believed only where the numbers run with the positions and few are amiss:
+    elsewhere they count something else (other series, reconstructions, localizers).
+    """
+    numbers = [one.number for one in slices if one.number is not None]
+    most = max(MOST_LOST * len(slices), 1)
+    steps = np.sign(np.diff(numbers))
+    if len(numbers) < len(slices) or not len(steps) or abs(steps.sum()) < len(steps):
+        return []
+    before = min(numbers) - 1
+    after = max((one.of or 0) for one in slices) - max(numbers)
+    ends = [slices[0], slices[-1]] if steps[0] > 0 else [slices[-1], slices[0]]
+    return [
+        f"{amiss} {'slice' if amiss == 1 else 'slices'} may be missing beyond "
+        f"{end.name} (z = {end.position_mm[2]:.1f} mm): {why}"
+        for amiss, end, why in (
+            (before, ends[0], f"the series' own numbers begin at {min(numbers)}"),
+            (after, ends[1], f"its header counts {max(numbers) + after}"),
+        )
+        if 0 < amiss <= most
+    ]
 
 
 def _gaps_text(slices: Sequence[Slice]) -> str:

@@ -4,6 +4,7 @@ import random
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -95,6 +96,38 @@ def test_one_missing_slice_is_interpolated_and_told_with_its_position(ramp, tmp_
     assert "1 slice missing at z = 36.0 mm, between I002.dcm and I004.dcm" in reading.notes[0]
     assert "broken.dcm" in reading.notes[0]
     assert reading.facts["slices_lost"] == 1
+
+
+def numbered(files: list[Path], first: int = 1, of: int | None = None, step: int = 1) -> list[Path]:
+    """The same files, which count themselves."""
+    for index, path in enumerate(files):
+        slice_ = pydicom.dcmread(path)
+        slice_.InstanceNumber = first + step * index
+        if of is not None:
+            slice_.ImagesInAcquisition = of
+        slice_.save_as(path)
+    return files
+
+
+def test_a_missing_first_or_last_slice_is_told_by_the_headers_count(ramp, tmp_path):
+    files = numbered(ramp.write(tmp_path), of=len(ramp.stored))
+    assert not read_series(files).notes
+    (first,) = read_series(files[1:]).notes
+    assert "1 slice may be missing beyond I001.dcm (z = 32.0 mm)" in first
+    (last,) = read_series(files[:-1]).notes
+    assert f"its header counts {len(files)}" in last and files[-2].name in last
+    numbered(files, first=len(files), step=-1)
+    (first,) = read_series(files[:-1]).notes
+    assert files[-2].name in first and "begin at 2" in first
+
+
+def test_a_count_of_something_else_is_not_believed(ramp, tmp_path):
+    files = ramp.write(tmp_path)
+    for first, of in ((101, None), (1, 10 * len(files))):
+        assert not read_series(numbered(files, first=first, of=of)).notes
+    numbered(files[:4], first=2)
+    numbered(files[4:], first=3)  # two runs
+    assert not read_series(files).notes
 
 
 def test_more_missing_slices_than_allowed_are_a_failure_with_their_position(ramp, tmp_path):

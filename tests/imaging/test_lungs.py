@@ -169,6 +169,20 @@ def test_implausible_lungs_are_told(chest):
     assert "outside -950 to -500" in warning
 
 
+@pytest.mark.parametrize(
+    ("cut", "where"),
+    [
+        (np.s_[12:], "bottom"),
+        (np.s_[:-12], "top"),
+        (np.s_[:, :, 20:-20], "right side and the left side"),
+    ],
+)
+def test_lungs_that_the_scan_cuts_off_are_told_with_the_end(chest, cut, where):
+    volume, truth = chest
+    (warning,) = check_labels(replace(volume, hu=volume.hu[cut]), truth[cut])
+    assert warning == f"lungs cut off by the {where} of the scan"
+
+
 def test_the_threshold_lies_midway_between_two_classes():
     hu = np.r_[np.full(300, -860.0), np.full(700, 40.0)]
     assert lung_threshold(hu) == pytest.approx(-410.0)
