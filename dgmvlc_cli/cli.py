@@ -178,7 +178,10 @@ def preprocess(
     ] = None,
     segmenter: Annotated[
         str | None,
-        typer.Option("--segmenter", help="builtin, or lungmask, totalsegmentator if installed."),
+        typer.Option(
+            "--segmenter",
+            help="builtin, or lungmask, lungmask-lobes, totalsegmentator if installed.",
+        ),
     ] = None,
     masks: Annotated[
         Path | None,
