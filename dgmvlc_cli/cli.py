@@ -185,7 +185,10 @@ def preprocess(
     ] = None,
     masks: Annotated[
         Path | None,
-        typer.Option("--masks", help="Folder of masks to use instead of a segmenter."),
+        typer.Option(
+            "--masks",
+            help="Folder of masks instead of a segmenter; lobes become regions.",
+        ),
     ] = None,
     allow_lossy: Annotated[
         bool, typer.Option("--allow-lossy", help="Read scans that were compressed with loss.")

@@ -180,7 +180,7 @@ def test_half_a_lung_without_lobes_stays_without(chest, lobes):
     found = resample_lobes(upper, truth, volume, 8.0, labels)
     whole = resample_lobes(lobes, truth, volume, 8.0, labels)
     differs = found != np.where(whole == Lobe.LEFT_UPPER, 0, whole)
-    assert differs.sum() < 1e-3 * (whole > 0).sum()  # a voxel that two fill by half is either's
+    assert differs.sum() < 5e-3 * (whole > 0).sum()  # a voxel that two fill by half is either's
 
 
 def test_a_prepared_scan_has_its_lobes_on_its_grid_and_their_volumes(chest, lobes, tmp_path):
