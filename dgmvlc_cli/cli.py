@@ -178,11 +178,17 @@ def preprocess(
     ] = None,
     segmenter: Annotated[
         str | None,
-        typer.Option("--segmenter", help="builtin, or lungmask, totalsegmentator if installed."),
+        typer.Option(
+            "--segmenter",
+            help="builtin, or lungmask, lungmask-lobes, totalsegmentator if installed.",
+        ),
     ] = None,
     masks: Annotated[
         Path | None,
-        typer.Option("--masks", help="Folder of masks to use instead of a segmenter."),
+        typer.Option(
+            "--masks",
+            help="Folder of masks instead of a segmenter; lobes become regions.",
+        ),
     ] = None,
     allow_lossy: Annotated[
         bool, typer.Option("--allow-lossy", help="Read scans that were compressed with loss.")

@@ -174,6 +174,11 @@ def ready_subjects(ws: Workspace) -> list[str]:
     return list(table.loc[table["status"] == "ok", "subject"])
 
 
+def subjects_with_lobes(table: pd.DataFrame) -> list[str]:
+    """Subjects whose mask tells lobes.  table: as subjects.tsv."""
+    return list(table.loc[table["lobes"].notna(), "subject"]) if "lobes" in table else []
+
+
 def studied_attribute(settings: Settings, schema: Schema) -> str:
     """The attribute of the study: as set, else smoking, else the first that can be edited."""
     if settings.study.attribute:

@@ -18,7 +18,18 @@ from dgmvlc_cli.text.schema import Schema, schema_toml
 
 MODELS = ("flow", "diffusion", "gan")
 FUSIONS = ("affine", "cross-attention", "both", "none")
-MaskStructure = Literal["lung", "right_lung", "left_lung", "airway", "body"]
+MaskStructure = Literal[
+    "lung",
+    "right_lung",
+    "left_lung",
+    "right_upper_lobe",
+    "right_middle_lobe",
+    "right_lower_lobe",
+    "left_upper_lobe",
+    "left_lower_lobe",
+    "airway",
+    "body",
+]
 OPEN_CLIP = "open_clip:"
 DEFAULT_SEED = 0
 SETTINGS_HEADER = (
@@ -119,7 +130,8 @@ class ScanSettings(Section):
     choose: subject -> the series to take instead of the preferred one, as in series.tsv.
     pseudonyms: unset means yes for ids from DICOM headers.  key: file with what they stand for.
     masks: a folder with one label map per subject.  mask_labels: what its values mean, by the
-    name of a ready mapping or as lists of values for lung, right_lung, left_lung, airway, body.
+    name of a ready mapping or as lists of values for lung, right_lung, left_lung, airway, body
+    and the five lobes (right_upper_lobe ...), which become regions of their own.
     segmenter: who finds the lungs where there are no masks.
     spacing_mm: isotropic working spacing; unset takes the preset's; "native" keeps the scan's.
     margin_mm: kept around the lungs.
@@ -136,7 +148,7 @@ class ScanSettings(Section):
     key: Path | None = None
     masks: Path | None = None
     mask_labels: str | dict[MaskStructure, tuple[int, ...]] = "auto"
-    segmenter: Literal["builtin", "lungmask", "totalsegmentator"] = "builtin"
+    segmenter: Literal["builtin", "lungmask", "lungmask-lobes", "totalsegmentator"] = "builtin"
     spacing_mm: Annotated[float, Field(gt=0, le=50)] | Literal["native"] | None = None
     margin_mm: float = Field(default=10.0, ge=0)
     max_missing_slices: int = Field(default=1, ge=0)
@@ -299,9 +311,17 @@ def settings_toml(settings: Settings) -> str:
     lines = [SETTINGS_HEADER, f"seed = {settings.seed}"]
     for name, values in sections.items():
         lines += ["", f"[{name}]"]
-        lines += [f"{k} = {json.dumps(v, ensure_ascii=False)}" for k, v in values.items()]
+        lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
     text = "\n".join(lines) + "\n\n"
     return text + (schema_toml(settings.require_schema(), {}) if schema else "")
+
+
+def _toml(value: Any) -> str:
+    """A JSON value as TOML, whose inline tables have `=` for `:`."""
+    if not isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    pairs = (f"{json.dumps(key, ensure_ascii=False)} = {_toml(one)}" for key, one in value.items())
+    return f"{{{', '.join(pairs)}}}"
 
 
 def parse_settings(content: dict[str, Any], source: str) -> Settings:

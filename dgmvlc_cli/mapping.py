@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -206,22 +206,27 @@ def write_maps(folder: Path, maps: Maps) -> None:
 
     The grid is the template, its voxels as large as the cells of the average lung; it lies in no
     scanner's space.  Outside the mask an effect is 0 and a p is 1: readers disagree about NaN, and
-    ITK's turns it into 0, which would be the clearest p of all.
+    ITK's turns it into 0, which would be the clearest p of all.  A map of an
+    earlier run that is no longer made goes away.
     """
-    for name, one in maps.group.items():
-        if name not in (MODEL, OBSERVED):
-            continue
-        for field, values, outside in (
-            ("mask", one.mask, 0.0),
-            ("effect", one.effect, 0.0),
-            ("t", one.t, 0.0),
-            ("pmax", one.p_max, 1.0),
-            ("ptfce", one.p_tfce, 1.0),
-        ):
-            if values is not None:
-                _write(folder / f"{name}_{field}.nii.gz", values, outside, maps.cell_mm)
-    if maps.truth is not None:
-        _write(folder / "truth_effect.nii.gz", maps.truth, 0.0, maps.cell_mm)
+    for name, values, outside in _files(maps):
+        path = folder / f"{name}.nii.gz"
+        if values is None:
+            path.unlink(missing_ok=True)
+        else:
+            _write(path, values, outside, maps.cell_mm)
+
+
+def _files(maps: Maps) -> Iterator[tuple[str, np.ndarray | None, float]]:
+    """Name, values and value outside the mask of every file; values None where there is no map."""
+    for name in (MODEL, OBSERVED):
+        one = maps.group.get(name)
+        yield f"{name}_mask", None if one is None else one.mask, 0.0
+        yield f"{name}_effect", None if one is None else one.effect, 0.0
+        yield f"{name}_t", None if one is None else one.t, 0.0
+        yield f"{name}_pmax", None if one is None else one.p_max, 1.0
+        yield f"{name}_ptfce", None if one is None else one.p_tfce, 1.0
+    yield f"{TRUTH}_effect", maps.truth, 0.0
 
 
 def _write(path: Path, values: np.ndarray, outside: float, cell_mm: tuple[float, ...]) -> None:

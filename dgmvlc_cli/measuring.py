@@ -17,8 +17,8 @@ from dgmvlc_cli.analysis.maps import Sampler
 from dgmvlc_cli.analysis.measures import measure_regions, wasserstein_hu
 from dgmvlc_cli.analysis.readings import MEASURE_COLUMNS, OBSERVED
 from dgmvlc_cli.analysis.zones import regions
-from dgmvlc_cli.generators.grid import place
-from dgmvlc_cli.imaging.volume import Volume, read_labels, read_volume
+from dgmvlc_cli.generators.grid import place, place_lobes
+from dgmvlc_cli.imaging.volume import Volume, read_labels, read_lobes, read_volume
 from dgmvlc_cli.workspace import Workspace
 
 DISTANCE_COLUMNS = ("subject", "fold", "seed", "contrast", "region", "measure", "value", "unit")
@@ -84,13 +84,15 @@ def look_at(task: MeasureTask) -> Look:
     """
     ws = task.workspace
     scan, labels = read_volume(ws.ct_path(task.subject)), read_labels(ws.mask_path(task.subject))
+    lobes = read_lobes(ws.lobes_path(task.subject))
     if task.grid is not None:
+        lobes = None if lobes is None else place_lobes(lobes, labels, task.grid)
         scan, labels = place(scan, labels, task.grid, task.spacing_mm)
     arms = {(one.arm, one.seed): read_volume(one.path) for one in task.arms}
     volumes: list[tuple[str, int | None, Volume]] = [(OBSERVED, None, scan)]
     volumes += [(arm, seed, volume) for (arm, seed), volume in arms.items()]
     # Muscle and fat are cut from the real scan, so that all arms are measured in the same voxels.
-    masks = regions(labels, scan.spacing_mm, scan_hu=scan.hu)
+    masks = regions(labels, scan.spacing_mm, scan_hu=scan.hu, lobes=lobes)
     rows = [
         {"subject": task.subject, "fold": task.fold, "seed": seed, "arm": arm, **row}
         for arm, seed, volume in volumes

@@ -11,9 +11,18 @@ import numpy as np
 
 from dgmvlc_cli import workspace
 from dgmvlc_cli.analysis.measures import measure
-from dgmvlc_cli.analysis.zones import LUNG_REGIONS, regions
+from dgmvlc_cli.analysis.zones import LOBE_REGIONS, LUNG_REGIONS, regions
 from dgmvlc_cli.errors import UsageError
-from dgmvlc_cli.imaging.volume import Volume, read_labels, read_volume, write_labels, write_volume
+from dgmvlc_cli.imaging.lobes import Lobe
+from dgmvlc_cli.imaging.masks import READY_MAPPINGS
+from dgmvlc_cli.imaging.volume import (
+    Volume,
+    read_labels,
+    read_lobes,
+    read_volume,
+    write_labels,
+    write_volume,
+)
 from dgmvlc_cli.text.schema import Attribute, Schema
 from dgmvlc_cli.workspace import Workspace
 
@@ -22,6 +31,12 @@ ATTRIBUTE = "planted"
 LABEL, WITHOUT, WITH = "Archive lamp", "ivory", "amber"
 TRUTH_COLUMNS = ("subject", "attribute", "from", "to", "measure", "region", "change", "unit")
 LARGEST_HU = 300.0
+# The sibling's masks hold lobes as values above those of the tissues.
+FIRST_LOBE = 10
+MASK_LABELS: dict[Any, tuple[int, ...]] = {
+    **READY_MAPPINGS["tissue"],
+    **{lobe.structure: (FIRST_LOBE + lobe,) for lobe in Lobe},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +100,19 @@ def changed(volume: Volume, labels: np.ndarray, plant: Plant) -> Volume:
 
 
 def truth_rows(
-    subject: str, before: Volume, after: Volume, labels: np.ndarray
+    subject: str,
+    before: Volume,
+    after: Volume,
+    labels: np.ndarray,
+    lobes: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of `TRUTH_COLUMNS`: what the change does to every measure of this subject's lungs."""
+    """Rows of `TRUTH_COLUMNS`: what the change does to every measure of this subject's lungs.
+
+    lobes: (z, y, x) Lobe, where the subject's mask tells them.
+    """
+    names = LUNG_REGIONS if lobes is None else (*LUNG_REGIONS, *LOBE_REGIONS)
     one, other = (
-        measure(volume.hu, labels, volume.spacing_mm, region_names=LUNG_REGIONS)
+        measure(volume.hu, labels, volume.spacing_mm, region_names=names, lobes=lobes)
         for volume in (before, after)
     )
     return [
@@ -112,12 +135,14 @@ def plant_task(task: PlantTask) -> list[dict[str, Any]]:
     """Write one scan and its mask; returns its rows of truth, carrier or not."""
     volume = read_volume(task.source.ct_path(task.subject))
     labels = read_labels(task.source.mask_path(task.subject))
+    lobes = read_lobes(task.source.lobes_path(task.subject))
     after = changed(volume, labels, task.plant)
     name = f"{workspace.slug(task.subject)}.nii.gz"
     write_volume(task.out / "scans" / name, after if task.carrier else volume)
-    write_labels(task.out / "masks" / name, labels, volume)
+    mask = labels if lobes is None else np.where(lobes > 0, FIRST_LOBE + lobes, labels)
+    write_labels(task.out / "masks" / name, mask, volume)
     # Regions are relative to the lungs, so the generator's larger grid would measure the same.
-    return truth_rows(workspace.slug(task.subject), volume, after, labels)
+    return truth_rows(workspace.slug(task.subject), volume, after, labels, lobes)
 
 
 def planted_schema(schema: Schema) -> Schema:

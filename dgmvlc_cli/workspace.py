@@ -306,6 +306,10 @@ class Workspace:
     def mask_path(self, subject: str) -> Path:
         return self.subject_folder(subject) / f"sub-{slug(subject)}_mask.nii.gz"
 
+    def lobes_path(self, subject: str) -> Path:
+        """Lobe labels on the grid of the mask, for subjects whose mask tells them."""
+        return self.subject_folder(subject) / f"sub-{slug(subject)}_lobes.nii.gz"
+
     def qc_path(self, subject: str) -> Path:
         return self.subject_folder(subject) / f"sub-{slug(subject)}_qc.png"
 

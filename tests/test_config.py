@@ -102,6 +102,11 @@ def test_settings_written_by_the_toolkit_read_back_the_same(tmp_path):
     content = {
         **MINIMAL,
         "seed": 3,
+        "scans": {
+            **MINIMAL["scans"],
+            "mask_labels": {"lung": [1, 2], "right_upper_lobe": [3]},
+            "choose": {'a "b"': "1.2"},
+        },
         "table": {"path": "a b.csv"},
         "study": {"attribute": "smoking", "reference": "never"},
         "train": {"folds": 4},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import nibabel
 import numpy as np
 import pandas as pd
@@ -76,6 +78,13 @@ def test_maps_are_written_as_nifti_that_another_library_reads(found, tmp_path):
     names = {path.name for path in tmp_path.iterdir()}
     assert {"model_implied_effect.nii.gz", "observed_pmax.nii.gz"} <= names
     assert "model_implied_ptfce.nii.gz" in names and "truth_effect.nii.gz" not in names
+    known = replace(found, truth=found.group["model_implied"].effect)
+    mapping.write_maps(tmp_path, known)
+    assert {path.name for path in tmp_path.iterdir()} == names | {"truth_effect.nii.gz"}
+    unobserved = {name: one for name, one in found.group.items() if name != "observed"}
+    mapping.write_maps(tmp_path, replace(found, group=unobserved))
+    kept = {name for name in names if not name.startswith("observed")}
+    assert {path.name for path in tmp_path.iterdir()} == kept  # what an earlier run left is gone
     image = nibabel.load(tmp_path / "model_implied_effect.nii.gz")
     assert image.header.get_zooms() == pytest.approx((11, 9, 10))
     values = np.asarray(image.dataobj).T  # NIfTI is (x, y, z)

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from lobed import lobed
 
 from dgmvlc_cli import measuring
 from dgmvlc_cli.analysis.contrasts import Contrast
-from dgmvlc_cli.imaging.volume import Tissue, Volume, write_labels, write_volume
+from dgmvlc_cli.analysis.zones import LOBE_REGIONS, LUNG_REGIONS
+from dgmvlc_cli.imaging.lobes import Lobe
+from dgmvlc_cli.imaging.volume import (
+    Tissue,
+    Volume,
+    read_labels,
+    read_volume,
+    write_labels,
+    write_volume,
+)
 from dgmvlc_cli.measuring import ArmVolume, MeasureTask, look_at
 from dgmvlc_cli.workspace import Workspace
 
@@ -57,6 +69,33 @@ def task(root: Path, arms: tuple[ArmVolume, ...], **changes: object) -> MeasureT
         "keep_images": True,
     }
     return MeasureTask(**(fields | changes))
+
+
+def test_lobes_are_cut_in_the_real_scan_and_the_arms_alike_wherever_they_are_placed(tmp_path):
+    arms, ws = write_subject(tmp_path, draws=1), Workspace(tmp_path)
+    bare = look_at(task(tmp_path, arms))
+    scan, labels = read_volume(ws.ct_path("s1")), read_labels(ws.mask_path("s1"))
+    hu = scan.hu - 50 * (lobed(labels) == Lobe.LEFT_LOWER)
+    write_labels(ws.lobes_path("s1"), lobed(labels), scan)
+    pad = ((1, 0), (0, 2), (3, 0))  # the scan lies elsewhere than on the generator's grid
+    wide = replace(scan, hu=np.pad(hu, pad, constant_values=-1000))
+    write_volume(ws.ct_path("s1"), wide)
+    write_labels(ws.mask_path("s1"), np.pad(labels, pad), wide)
+    write_labels(ws.lobes_path("s1"), np.pad(lobed(labels), pad), wide)
+    table = measuring.measures_table([look_at(task(tmp_path, arms))])
+    means = table[table["measure"] == "mean_hu"].set_index(["arm", "region"])["value"]
+    assert means["observed", "left_lower_lobe"] == pytest.approx(-900)
+    assert means["observed", "left_upper_lobe"] == pytest.approx(-850)
+    assert (means.loc["smoking=current smoker"].loc[list(LOBE_REGIONS)] == -870).all()
+    # What is measured elsewhere in the generated arms is what it was without lobes.
+    before = measuring.measures_table([bare])
+    kept = table[~table["region"].isin(LOBE_REGIONS) & (table["arm"] != "observed")]
+    pd.testing.assert_frame_equal(
+        kept[kept["region"].isin(LUNG_REGIONS)].reset_index(drop=True),
+        before[before["region"].isin(LUNG_REGIONS) & (before["arm"] != "observed")].reset_index(
+            drop=True
+        ),
+    )
 
 
 def test_every_image_is_read_once(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 from commands import dgmvlc
 
 from dgmvlc_cli import workspace
-from dgmvlc_cli.analysis.zones import LUNG_REGIONS, regions
+from dgmvlc_cli.analysis.zones import LOBE_REGIONS, LUNG_REGIONS, regions
 from dgmvlc_cli.errors import UsageError
 from dgmvlc_cli.imaging.volume import Tissue, Volume, read_labels, read_volume
 from dgmvlc_cli.planting import ATTRIBUTE, WITH, WITHOUT, Plant, carriers, changed, truth_rows
@@ -101,6 +101,35 @@ def test_the_same_commands_find_the_plant_and_the_report_says_so(planted):
     assert set(workspace.read_table(folder / "overlap.tsv")["level"]) == {WITH, WITHOUT}
     said = json.loads((folder / "analysis.json").read_text())["verdict"]
     assert any("planted 40 HU as measured, recovered" in one for one in said)
+
+
+def test_lobes_of_those_who_have_them_go_through_every_stage(planted):
+    folder = planted.control / "analysis" / "flow" / f"{ATTRIBUTE}_{WITHOUT}_{WITH}"
+    table = workspace.read_table(planted.control / "subjects.tsv", dtype={"subject": str})
+    lobed = set(table.loc[table["lobes"] == 5, "subject"])
+    assert len(lobed) == 18 and table["lobes"].isna().sum() == 6
+    measures = workspace.read_table(folder / "measures.tsv", dtype={"subject": str})
+    inside = measures[measures["region"].isin(LOBE_REGIONS)]
+    assert set(inside["subject"]) == lobed and inside["arm"].nunique() > 2
+    wide = measures[measures["measure"] == "volume_ml"].pivot_table(
+        index=["arm", "subject"], columns="region", values="value"
+    )
+    parts = wide.loc[(slice(None), list(lobed)), list(LOBE_REGIONS)].sum(axis=1)
+    np.testing.assert_allclose(parts, wide.loc[parts.index, "lungs"])
+    effects = workspace.read_table(folder / "effects.tsv")
+    here = effects[effects["measure"] == "mean_hu"].set_index(["kind", "region"])
+    for lobe in LOBE_REGIONS:
+        assert here.loc[("model_implied", lobe), "n"] == 18
+        assert here.loc[("observed", lobe), "n"] == 18
+        assert here.loc[("debiased", "lungs"), "n"] == 24
+        assert here.loc[("debiased", lobe), "effect"] == pytest.approx(40, abs=25)
+    truth = workspace.read_table(folder / "truth.tsv").set_index(["measure", "region"])
+    for lobe in LOBE_REGIONS:
+        assert truth.loc[("mean_hu", lobe), "truth"] == pytest.approx(40, abs=0.5)
+        assert truth.loc[("mean_hu", lobe), "n"] == 18
+    verdicts = workspace.read_table(folder / "verdicts.tsv")
+    said = verdicts.query("measure == 'mean_hu' and region == 'right_middle_lobe'")["sentence"]
+    assert said.item().startswith("Mean HU, right middle lobe: ")
 
 
 def test_controls_are_collected_into_one_table(planted):

@@ -223,18 +223,21 @@ def measure(
     measures: Iterable[str] | None = None,
     region_names: Iterable[str] | None = None,
     scan_hu: np.ndarray | None = None,
+    lobes: np.ndarray | None = None,
 ) -> list[dict]:
     """Measures of one scan in each region: rows of region, measure, value, unit, reason.
 
     hu: (z, y, x) HU.  labels: (z, y, x) integers, `Tissue` values.  spacing_mm: (z, y, x).
     measures, region_names: names from `MEASURES` and `zones.REGIONS`, all by default.  scan_hu: the
-    real scan, from which muscle and fat are cut; the scan itself by default.
+    real scan, from which muscle and fat are cut; the scan itself by default.  lobes: (z, y, x)
+    integers, `Lobe` values; without them the lobes are no regions.
     A measure that is not defined is NaN with the reason: "empty region", "constant region" or the
     count of voxels without a finite value.
     Raises UsageError for an unknown name, DgmvlcError where scan and mask differ in shape.
     """
     _require_shape(hu, labels)
-    masks = regions(labels, spacing_mm, region_names, hu if scan_hu is None else scan_hu)
+    muscle_from = hu if scan_hu is None else scan_hu
+    masks = regions(labels, spacing_mm, region_names, muscle_from, lobes)
     return measure_regions(hu, masks, spacing_mm, measures)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from dgmvlc_cli.errors import DgmvlcError, UsageError
+from dgmvlc_cli.imaging.lobes import Lobe
 from dgmvlc_cli.imaging.volume import Tissue
 
 RIND_MM = 15.0
@@ -25,7 +26,8 @@ class Anatomy:
     labels: (z, y, x) integers, `Tissue` values, index growing towards superior, posterior and the
     patient's left.  spacing_mm: (z, y, x).  scan_hu: (z, y, x), the real scan, from which muscle
     and fat are cut, so that both arms of a pair are measured in the same voxels; without it these
-    regions are empty.  Coordinates are computed when a region asks for them.
+    regions are empty.  lobes: (z, y, x) integers, `Lobe` values; without them lobes are empty.
+    Coordinates are computed when a region asks for them.
     """
 
     def __init__(
@@ -33,15 +35,22 @@ class Anatomy:
         labels: np.ndarray,
         spacing_mm: tuple[float, float, float],
         scan_hu: np.ndarray | None = None,
+        lobes: np.ndarray | None = None,
     ) -> None:
         if labels.ndim != 3:
             raise DgmvlcError(
                 f"the mask has {labels.ndim} axes, expected 3 (z, y, x)",
                 "Pass one volume at a time.",
             )
+        if lobes is not None and lobes.shape != labels.shape:
+            raise DgmvlcError(
+                f"the mask has shape {labels.shape} and its lobes {lobes.shape}",
+                "Run `dgmvlc preprocess --force`, which writes both anew.",
+            )
         self.labels = labels
         self.spacing_mm = spacing_mm
         self.scan_hu = scan_hu
+        self.lobes = lobes
 
     @cached_property
     def lungs(self) -> np.ndarray:
@@ -53,6 +62,12 @@ class Anatomy:
         """Bounding box of the lungs; empty slices where there are none."""
         found = ndimage.find_objects(self.lungs.astype(np.uint8))
         return found[0] if found else (slice(0, 0),) * 3
+
+    def lobe(self, lobe: Lobe) -> np.ndarray:
+        """(z, y, x) bool: one lobe, without airways."""
+        if self.lobes is None:
+            return np.zeros_like(self.lungs)
+        return self.lungs & (self.lobes == lobe)
 
     def between(self, axis: int, low: float, high: float) -> np.ndarray:
         """Lung voxels whose centre lies in [low, high) of the lungs' extent along an axis.
@@ -123,12 +138,18 @@ def _between(axis: int, low: float, high: float) -> Callable[[Anatomy], np.ndarr
     return lambda anatomy: anatomy.between(axis, low, high)
 
 
+def _lobe(lobe: Lobe) -> Region:
+    definition = f"the {lobe.label}, as given with the mask"
+    return Region(lobe.structure, lobe.label, definition, False, lambda anatomy: anatomy.lobe(lobe))
+
+
 _ALL = (
     Region(
         "lungs", "both lungs", "both lungs without airways", False, lambda anatomy: anatomy.lungs
     ),
     Region("right_lung", "right lung", "the right lung", False, _is(Tissue.RIGHT_LUNG)),
     Region("left_lung", "left lung", "the left lung", False, _is(Tissue.LEFT_LUNG)),
+    *(_lobe(lobe) for lobe in Lobe),
     Region(
         "upper",
         "upper third",
@@ -197,7 +218,11 @@ _ALL = (
     ),
 )
 REGIONS: dict[str, Region] = {region.name: region for region in _ALL}
-LUNG_REGIONS: tuple[str, ...] = tuple(r.name for r in _ALL if not r.control)
+LOBE_REGIONS: tuple[str, ...] = tuple(lobe.structure for lobe in Lobe)
+"""Regions of scans whose mask tells lobes; the other regions are those of every scan."""
+LUNG_REGIONS: tuple[str, ...] = tuple(
+    r.name for r in _ALL if not r.control and r.name not in LOBE_REGIONS
+)
 CONTROL_REGIONS: tuple[str, ...] = tuple(r.name for r in _ALL if r.control)
 
 
@@ -206,14 +231,19 @@ def regions(
     spacing_mm: tuple[float, float, float],
     names: Iterable[str] | None = None,
     scan_hu: np.ndarray | None = None,
+    lobes: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Regions of one mask: name -> (z, y, x) bool, in the order asked for (all by default).
+    """Regions of one mask: name -> (z, y, x) bool, in the order asked for.
 
+    By default all, the lobes only where `lobes` is given.
     labels: (z, y, x) integers, `Tissue` values.  spacing_mm: (z, y, x).  scan_hu: the real scan.
+    lobes: (z, y, x) integers, `Lobe` values.
     A region that is absent from the mask is empty, not missing.
     Raises UsageError for an unknown name, DgmvlcError for a mask that is not three-dimensional.
     """
-    anatomy = Anatomy(labels, spacing_mm, scan_hu)
+    anatomy = Anatomy(labels, spacing_mm, scan_hu, lobes)
+    if names is None:
+        names = [name for name in REGIONS if lobes is not None or name not in LOBE_REGIONS]
     return {name: REGIONS[name].find(anatomy) for name in known(names, REGIONS, "region")}
 
 

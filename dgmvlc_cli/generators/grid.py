@@ -35,6 +35,15 @@ def place(
     return placed, _cut(labels, box, int(Tissue.OUTSIDE))
 
 
+def place_lobes(lobes: np.ndarray, labels: np.ndarray, grid: tuple[int, int, int]) -> np.ndarray:
+    """Lobes that belong to `labels`, cut or padded as `place` does with these.
+
+    lobes: (z, y, x) Lobe.  labels: (z, y, x) Tissue, not yet placed.
+    """
+    start = _start(labels, grid)
+    return _cut(lobes, tuple(slice(a, a + n) for a, n in zip(start, grid, strict=True)), 0)
+
+
 def _start(labels: np.ndarray, grid: tuple[int, int, int]) -> tuple[int, ...]:
     """Index (possibly negative) in the scan of the grid's first voxel."""
     where = np.argwhere(np.isin(labels, LUNGS))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 
 from dgmvlc_cli.errors import DgmvlcError, UsageError
+from dgmvlc_cli.imaging.lobes import LOBE_OF, of_side, within_lungs
 from dgmvlc_cli.imaging.lungs import label_lungs
 from dgmvlc_cli.imaging.names import is_image_name, stem
 from dgmvlc_cli.imaging.volume import LUNGS, Tissue, Volume, read_labels
@@ -20,20 +22,35 @@ READY_MAPPINGS: dict[str, dict[str, tuple[int, ...]]] = {
     "lungs": {"lung": (1,)},
     "aiib23": {"lung": (1,), "airway": (2,)},
     "lungmask": {"right_lung": (1,), "left_lung": (2,)},
-    "lungmask-lobes": {"left_lung": (1, 2), "right_lung": (3, 4, 5)},
+    "lungmask-lobes": {
+        "left_upper_lobe": (1,),
+        "left_lower_lobe": (2,),
+        "right_upper_lobe": (3,),
+        "right_middle_lobe": (4,),
+        "right_lower_lobe": (5,),
+    },
     "totalsegmentator": {
-        "left_lung": (10, 11),
-        "right_lung": (12, 13, 14),
+        "left_upper_lobe": (10,),
+        "left_lower_lobe": (11,),
+        "right_upper_lobe": (12,),
+        "right_middle_lobe": (13,),
+        "right_lower_lobe": (14,),
         "airway": (16,),
     },
 }
 # ChestImagingPlatform keeps a region in the low byte and a type in the high byte of a value.
-# Whole lung and thirds of both; right lung, its lobes and thirds; left; trachea, main bronchi.
+# Whole lung and thirds of both; right lung and its thirds (which are no lobes); left; the lobes,
+# which it calls superior, middle and inferior; trachea, main bronchi.
 CIP = "cip"
 CIP_REGIONS = {
     "lung": (1, 20, 21, 22),
-    "right_lung": (2, 4, 5, 6, 12, 13, 14),
-    "left_lung": (3, 7, 8, 9, 10, 11),
+    "right_lung": (2, 12, 13, 14),
+    "left_lung": (3, 9, 10, 11),
+    "right_upper_lobe": (4,),
+    "right_middle_lobe": (5,),
+    "right_lower_lobe": (6,),
+    "left_upper_lobe": (7,),
+    "left_lower_lobe": (8,),
     "airway": (58, 59, 60),
 }
 CIP_AIRWAY_TYPES = (2, *range(38, 49), *range(72, 77))  # airway, trachea, bronchi, generations
@@ -41,11 +58,12 @@ AUTO = "auto"
 MAPPING_NAMES = (AUTO, CIP, *READY_MAPPINGS)
 # One file per structure, as TotalSegmentator and others write them: name -> structure.
 STRUCTURE_FILES = {
-    "lung_upper_lobe_left": "left_lung",
-    "lung_lower_lobe_left": "left_lung",
-    "lung_upper_lobe_right": "right_lung",
-    "lung_middle_lobe_right": "right_lung",
-    "lung_lower_lobe_right": "right_lung",
+    "lung_upper_lobe_left": "left_upper_lobe",
+    "lung_lower_lobe_left": "left_lower_lobe",
+    "lung_upper_lobe_right": "right_upper_lobe",
+    "lung_middle_lobe_right": "right_middle_lobe",
+    "lung_lower_lobe_right": "right_lower_lobe",
+    **{name: name for name in LOBE_OF},
     "lung_left": "left_lung",
     "lung_right": "right_lung",
     "left_lung": "left_lung",
@@ -57,7 +75,11 @@ STRUCTURE_FILES = {
     "airway": "airway",
     "body": "body",
 }
+LOBES = "lobes"  # the part that is a map of Lobe values; all others are bool
+SIDES = {Tissue.RIGHT_LUNG: "right_lung", Tissue.LEFT_LUNG: "left_lung"}
 BESIDE_THE_LUNGS_HU = -300.0  # a mask with this mean lies on tissue, not on lung
+# Shares of the lobes' voxels outside the lung that was given beside them.
+STRAY_LOBES_TOLD, STRAY_LOBES_REFUSED = 0.01, 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +88,19 @@ class MaskFiles:
 
     files: tuple[Path, ...]
     structures: tuple[str, ...] = ()  # of each file; empty for a label map
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmentation:
+    """What a mask says of a scan, on its grid.
+
+    labels: Tissue, uint8 (z, y, x).  lobes: Lobe, uint8 (z, y, x), each within the lung of its
+    side; None where the mask tells no lobes.  notes: sentences for the user.
+    """
+
+    labels: np.ndarray
+    lobes: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
 
 def find_masks(subject: str, folder: Path, called: str = "") -> MaskFiles:
@@ -101,30 +136,67 @@ def _structure(path: Path, subject: str) -> str:
     return STRUCTURE_FILES.get(name, "")
 
 
-def given_labels(masks: MaskFiles, volume: Volume, mapping: str | ValuesOf = AUTO) -> np.ndarray:
-    """Tissue labels, uint8 (z, y, x) on the grid of `volume`, from the mask files of its scan.
+def given_segmentation(
+    masks: MaskFiles, volume: Volume, mapping: str | ValuesOf = AUTO
+) -> Segmentation:
+    """Tissues, and lobes where they are told, on the grid of `volume`, from its mask files.
 
     mapping: what the values of a label map mean, a name of MAPPING_NAMES or structure -> values;
-    other values are no lung.  Sides, body and airway are found where the mask does not tell them.
-    Raises DgmvlcError for a mask without lungs, of another place, beside the lungs or, with AUTO,
-    of values other than 0 to 4; UsageError for an unknown mapping.
+    other values are no lung.  Sides, body and airway are found where the mask does not tell them;
+    lobes never are.  Raises DgmvlcError for a mask without lungs, of another place, beside the
+    lungs, with lobes that lie elsewhere than its lungs or, with AUTO, of values other than 0 to 4;
+    UsageError for an unknown mapping.
     """
+    notes: list[str] = []
     if masks.structures:
         parts = _from_structures(masks, volume)
+        notes += _cut_stray_lobes(parts, masks.files[0])
     else:
         values = read_labels(masks.files[0], like=volume)
         parts = _from_values(values, mapping, masks.files[0])
-    labels = tissues(volume, parts)
-    _require_lungs(labels, volume, masks.files[0])
-    return labels
+    found = segmentation(volume, parts, notes)
+    _require_lungs(found.labels, volume, masks.files[0])
+    return found
+
+
+def maps_lobes(mapping: str | ValuesOf) -> bool:
+    """Whether a mapping has values for lobes."""
+    if isinstance(mapping, str):
+        return mapping == CIP or maps_lobes(READY_MAPPINGS.get(mapping, {}))
+    return any(name in LOBE_OF for name in mapping)
+
+
+def segmentation(
+    volume: Volume, parts: Mapping[str, np.ndarray], notes: Iterable[str] = ()
+) -> Segmentation:
+    """Tissues and lobes from `parts_of` some structures."""
+    labels, lobes = tissues(volume, parts), parts.get(LOBES)
+    kept = None if lobes is None else within_lungs(lobes, labels)
+    return Segmentation(labels=labels, lobes=kept, notes=tuple(notes))
+
+
+def parts_of(named: Iterable[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Masks (z, y, x) by structure, several of one put together.
+
+    The lobes become one map of Lobe values under the name LOBES: of a fine scan every mask is
+    large.  Where two lobes claim a voxel, the first has it.
+    """
+    parts: dict[str, np.ndarray] = {}
+    for structure, member in named:
+        if structure in LOBE_OF:
+            lobes = parts.setdefault(LOBES, np.zeros(member.shape, np.uint8))
+            lobes[member & (lobes == 0)] = LOBE_OF[structure]
+        else:
+            parts[structure] = parts.get(structure, False) | member
+    return parts
 
 
 def tissues(volume: Volume, parts: Mapping[str, np.ndarray]) -> np.ndarray:
     """Tissue labels from masks of some structures; what is not given is found around the lungs."""
     nothing = np.zeros(volume.hu.shape, bool)
     airway = parts.get("airway", nothing)
-    right = parts.get("right_lung", nothing) & ~airway
-    left = parts.get("left_lung", nothing) & ~airway & ~right
+    right = _lung_of(Tissue.RIGHT_LUNG, parts, nothing) & ~airway
+    left = _lung_of(Tissue.LEFT_LUNG, parts, nothing) & ~airway & ~right
     unsided = parts.get("lung", nothing) & ~airway & ~right & ~left
     if not (unsided | right | left).any():
         return nothing.astype(np.uint8)
@@ -140,22 +212,49 @@ def tissues(volume: Volume, parts: Mapping[str, np.ndarray]) -> np.ndarray:
     return labels
 
 
+def _lung_of(side: Tissue, parts: Mapping[str, np.ndarray], nothing: np.ndarray) -> np.ndarray:
+    """One lung as it was given: whole, by its lobes, or partly so."""
+    lung = parts.get(SIDES[side], nothing)
+    return lung | of_side(parts[LOBES], side) if LOBES in parts else lung
+
+
 def _from_structures(masks: MaskFiles, volume: Volume) -> dict[str, np.ndarray]:
-    parts: dict[str, np.ndarray] = {}
-    for path, structure in zip(masks.files, masks.structures, strict=True):
-        member = read_labels(path, like=volume) > 0
-        parts[structure] = parts.get(structure, False) | member
-    return parts
+    named = zip(masks.structures, masks.files, strict=True)
+    return parts_of((structure, read_labels(path, like=volume) > 0) for structure, path in named)
+
+
+def _cut_stray_lobes(parts: dict[str, np.ndarray], path: Path) -> list[str]:
+    """Take away what lies of lobes outside the lung of their side that was given beside them.
+
+    Returns what to tell of it.  Raises DgmvlcError where that is most of the lobes.
+    """
+    if LOBES not in parts:
+        return []
+    lobes, stray = parts[LOBES], np.zeros(parts[LOBES].shape, bool)
+    for side, name in SIDES.items():
+        if name in parts or "lung" in parts:
+            given = [parts[one] for one in (name, "lung", "airway") if one in parts]
+            stray |= of_side(lobes, side) & ~reduce(np.logical_or, given)
+    share = float(stray.sum()) / max(int((lobes > 0).sum()), 1)
+    if share > STRAY_LOBES_REFUSED:
+        raise DgmvlcError(
+            f"{path}: the lobes do not fit their lungs, {100 * share:.0f} % of their voxels lie "
+            "outside of the lung that they are part of",
+            "Check that lobes and lungs are of one scan, and that left and right are not swapped.",
+        )
+    parts[LOBES] = np.where(stray, np.uint8(0), lobes)
+    told = f"{100 * share:.0f} % of the lobes' voxels lie outside of their lung and were left out"
+    return [told] if share > STRAY_LOBES_TOLD else []
 
 
 def _from_values(values: np.ndarray, mapping: str | ValuesOf, path: Path) -> dict[str, np.ndarray]:
     """Structures by the values of a label map."""
     if mapping == CIP:
         regions, types = values & 255, values >> 8
-        parts = {name: np.isin(regions, found) for name, found in CIP_REGIONS.items()}
+        parts = parts_of((name, np.isin(regions, found)) for name, found in CIP_REGIONS.items())
         return {**parts, "airway": parts["airway"] | np.isin(types, CIP_AIRWAY_TYPES)}
     table = _automatic(values, path) if mapping == AUTO else _mapping(mapping)
-    parts = {name: np.isin(values, chosen) for name, chosen in table.items()}
+    parts = parts_of((name, np.isin(values, chosen)) for name, chosen in table.items())
     if not parts.get("body", np.zeros(1)).any():
         parts.pop("body", None)
     return parts

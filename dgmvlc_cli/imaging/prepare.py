@@ -11,8 +11,15 @@ import numpy as np
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.imaging.dicom import read_series
 from dgmvlc_cli.imaging.hounsfield import peaks, why_not_hu
+from dgmvlc_cli.imaging.lobes import LOBE_OF, Lobe, check_lobes, resample_lobes
 from dgmvlc_cli.imaging.lungs import check_labels
-from dgmvlc_cli.imaging.masks import AUTO, MaskFiles, given_labels
+from dgmvlc_cli.imaging.masks import (
+    AUTO,
+    MaskFiles,
+    Segmentation,
+    given_segmentation,
+    maps_lobes,
+)
 from dgmvlc_cli.imaging.scans import Scan
 from dgmvlc_cli.imaging.segmenters import segment_with
 from dgmvlc_cli.imaging.volume import (
@@ -20,7 +27,6 @@ from dgmvlc_cli.imaging.volume import (
     Grid,
     Reading,
     Volume,
-    crop,
     crop_to_lungs,
     lung_box,
     read_scan_file,
@@ -38,7 +44,7 @@ class Handling:
 
     spacing_mm: edge of the cubic voxels; None keeps the scan's own grid.
     margin_mm: how far around the lungs anatomy is kept.
-    segmenter: builtin, lungmask or totalsegmentator, where no masks are given.
+    segmenter: builtin or one of `segmenters.SEGMENTERS`, where no masks are given.
     mask_labels: what the values of given masks mean, see `masks`.
     max_missing_slices: so many lost in a row are interpolated.
     allow_lossy: read what was compressed with loss.  allow_not_hu: go on where values are not HU.
@@ -58,6 +64,7 @@ class Prepared:
     """A preprocessed scan.
 
     volume: HU, cropped to the lungs.  labels: Tissue, uint8 (z, y, x), on the same grid.
+    lobes: Lobe, uint8 (z, y, x), there too; None where the mask tells none.
     grid: the voxels of the scan as it came, which results can be brought back to.
     facts: what was measured, JSON values.  warnings: sentences for the user.
     """
@@ -65,6 +72,7 @@ class Prepared:
     volume: Volume
     labels: np.ndarray
     grid: Grid
+    lobes: np.ndarray | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -83,8 +91,9 @@ def prepare(scan: Scan, handling: Handling, masks: MaskFiles | None = None) -> P
     if masks is None:
         found = segment_with(handling.segmenter, source)
     else:
-        found = given_labels(masks, source, handling.mask_labels)
-    lung_ml = float(np.isin(found, LUNGS).sum()) * source.voxel_ml
+        found = given_segmentation(masks, source, handling.mask_labels)
+    labels = found.labels
+    lung_ml = float(np.isin(labels, LUNGS).sum()) * source.voxel_ml
     if lung_ml < LEAST_LUNG_ML:
         raise DgmvlcError(
             f"{scan.path}: no lung found" + (f" but {lung_ml:.0f} mL of gas" if lung_ml else ""),
@@ -92,16 +101,36 @@ def prepare(scan: Scan, handling: Handling, masks: MaskFiles | None = None) -> P
         )
     facts = {"kind": scan.kind, "slices": source.hu.shape[0], **reading.facts}
     facts |= {"kernel": scan.traits.kernel, "contrast": scan.traits.contrast}
-    facts |= _measure(source, found, found_peaks)
-    volume, cropped = _regrid(source, found, handling.spacing_mm, handling.margin_mm)
+    facts |= _measure(source, labels, found_peaks)
+    doubts += [*check_labels(source, labels), *found.notes]
+    if found.lobes is not None:
+        facts |= _measure_lobes(found.lobes, source.voxel_ml)
+        doubts += check_lobes(found.lobes, labels)
+    volume, moved = _regrid(source, found, handling.spacing_mm, handling.margin_mm)
     facts |= {"spacing_mm": list(volume.spacing_mm), "shape": list(volume.hu.shape)}
     return Prepared(
         volume=volume,
-        labels=cropped,
+        labels=moved.labels,
+        lobes=moved.lobes,
         grid=reading.grid,
         facts=facts,
-        warnings=[*scan.notes, *reading.notes, *doubts, *check_labels(source, found)],
+        warnings=[*scan.notes, *reading.notes, *doubts],
     )
+
+
+def may_tell_lobes(masks: MaskFiles | None, handling: Handling) -> bool:
+    """Whether a scan can get lobes, before its mask is read: so much is known of where it comes
+    from."""
+    if masks is not None and masks.structures:
+        return any(name in LOBE_OF for name in masks.structures)
+    return maps_lobes(handling.segmenter if masks is None else handling.mask_labels)
+
+
+def _measure_lobes(lobes: np.ndarray, voxel_ml: float) -> dict[str, Any]:
+    """How many lobes there are, and the volume of each; 0 of one that is not there."""
+    volumes_ml = {lobe: float((lobes == lobe).sum()) * voxel_ml for lobe in Lobe}
+    found = sum(volume_ml > 0 for volume_ml in volumes_ml.values())
+    return {"lobes": found, **{f"{one.structure}_ml": ml for one, ml in volumes_ml.items()}}
 
 
 def read_scan(scan: Scan, handling: Handling) -> Reading:
@@ -143,16 +172,25 @@ def _measure(source: Volume, labels: np.ndarray, peaks_hu: tuple[float, float]) 
 
 
 def _regrid(
-    source: Volume, labels: np.ndarray, spacing_mm: float | None, margin_mm: float
-) -> tuple[Volume, np.ndarray]:
+    source: Volume, found: Segmentation, spacing_mm: float | None, margin_mm: float
+) -> tuple[Volume, Segmentation]:
     """Resample and crop.  The first, wider crop only saves time and memory."""
     if spacing_mm is None:
-        return crop_to_lungs(source, labels, margin_mm)
+        return _cropped(source, found, margin_mm)
     reach_mm = margin_mm + 3 * max(spacing_mm, *source.spacing_mm)
-    box = lung_box(labels, source.spacing_mm, reach_mm)
-    near = crop(source, box)
-    return crop_to_lungs(
-        resample_isotropic(near, spacing_mm),
-        resample_labels(labels[box], near, spacing_mm),
-        margin_mm,
-    )
+    near, around = _cropped(source, found, reach_mm)
+    labels, lobes = resample_labels(around.labels, near, spacing_mm), around.lobes
+    if lobes is not None:
+        lobes = resample_lobes(lobes, around.labels, near, spacing_mm, labels)
+    moved = Segmentation(labels=labels, lobes=lobes)
+    return _cropped(resample_isotropic(near, spacing_mm), moved, margin_mm)
+
+
+def _cropped(volume: Volume, found: Segmentation, margin_mm: float) -> tuple[Volume, Segmentation]:
+    """The part of scan and mask around both lungs."""
+    near, labels = crop_to_lungs(volume, found.labels, margin_mm)
+    lobes = found.lobes
+    if lobes is not None:
+        box = lung_box(found.labels, volume.spacing_mm, margin_mm)
+        lobes = np.ascontiguousarray(lobes[box])
+    return near, Segmentation(labels=labels, lobes=lobes)

@@ -9,10 +9,11 @@ import numpy as np
 
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.imaging.lungs import segment
-from dgmvlc_cli.imaging.masks import READY_MAPPINGS, tissues
+from dgmvlc_cli.imaging.masks import READY_MAPPINGS, Segmentation, parts_of, segmentation
 from dgmvlc_cli.imaging.volume import Volume, image_of
 
 LUNGMASK_MODEL = "R231"
+LUNGMASK_LOBES_MODEL = "LTRCLobes"
 TOTALSEGMENTATOR_STRUCTURES = [
     "lung_upper_lobe_left",
     "lung_lower_lobe_left",
@@ -24,22 +25,24 @@ TOTALSEGMENTATOR_STRUCTURES = [
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def segment_with(name: str, volume: Volume) -> np.ndarray:
-    """Tissue labels, uint8 (z, y, x), by `builtin`, `lungmask` or `totalsegmentator`.
+def segment_with(name: str, volume: Volume) -> Segmentation:
+    """Tissues, and the lobes that it finds, by a segmenter of SEGMENTERS or `builtin`.
+
+    `totalsegmentator` and `lungmask-lobes` find lobes, `builtin` and `lungmask` do not.
 
     Raises DgmvlcError where the segmenter is not installed, or gives something else than labels
     on the scan's grid.
     """
     if name == "builtin":
-        return segment(volume)
-    values = {"lungmask": _lungmask, "totalsegmentator": _totalsegmentator}[name](volume)
+        return Segmentation(labels=segment(volume))
+    values = SEGMENTERS[name](volume)
     if values.shape != volume.hu.shape:
         raise DgmvlcError(
             f"{name} gave a mask of shape {values.shape} for a scan of {volume.hu.shape}.",
             "Use another version of it, or --segmenter builtin.",
         )
-    mapping = READY_MAPPINGS[name]
-    return tissues(volume, {part: np.isin(values, found) for part, found in mapping.items()})
+    mapping = READY_MAPPINGS[name].items()
+    return segmentation(volume, parts_of((part, np.isin(values, found)) for part, found in mapping))
 
 
 def _lungmask(volume: Volume) -> np.ndarray:
@@ -47,17 +50,27 @@ def _lungmask(volume: Volume) -> np.ndarray:
 
     Source: Hofmanninger et al. 2020, doi:10.1186/s41747-020-00173-2
     """
-    return np.asarray(_lungmask_inferer().apply(image_of(volume.hu, volume)))
+    return np.asarray(_lungmask_inferer(LUNGMASK_MODEL).apply(image_of(volume.hu, volume)))
+
+
+def _lungmask_lobes(volume: Volume) -> np.ndarray:
+    """1 left upper lobe, 2 left lower, 3 right upper, 4 right middle, 5 right lower.
+
+    What the network of the lobes misses of the lungs is filled from the one of the lungs, and what
+    lies beyond these is taken away.  Source: as `_lungmask`.
+    """
+    inferer = _lungmask_inferer(LUNGMASK_LOBES_MODEL, fillmodel=LUNGMASK_MODEL)
+    return np.asarray(inferer.apply(image_of(volume.hu, volume)))
 
 
 @cache
-def _lungmask_inferer() -> Any:
-    """The network, loaded once per process."""
+def _lungmask_inferer(model: str, **options: str) -> Any:
+    """A network, loaded once per process."""
     try:
         from lungmask import LMInferer
     except ImportError as error:
         raise _not_installed("lungmask") from error
-    return LMInferer(modelname=LUNGMASK_MODEL, tqdm_disable=True)
+    return LMInferer(modelname=model, tqdm_disable=True, **options)
 
 
 def _totalsegmentator(volume: Volume) -> np.ndarray:
@@ -75,6 +88,13 @@ def _totalsegmentator(volume: Volume) -> np.ndarray:
         scan, None, ml=True, quiet=True, roi_subset=TOTALSEGMENTATOR_STRUCTURES
     )
     return np.rint(np.asarray(found.dataobj)).astype(np.int32).transpose(2, 1, 0)
+
+
+SEGMENTERS = {
+    "lungmask": _lungmask,
+    "lungmask-lobes": _lungmask_lobes,
+    "totalsegmentator": _totalsegmentator,
+}
 
 
 def _ras_affine(volume: Volume) -> np.ndarray:

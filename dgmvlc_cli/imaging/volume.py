@@ -167,6 +167,11 @@ def read_labels(path: Path, like: Volume | None = None) -> np.ndarray:
     return values.astype(np.uint8 if high < 256 else np.uint16)
 
 
+def read_lobes(path: Path) -> np.ndarray | None:
+    """Lobe labels beside a mask of the workspace, as read_labels; None where there are none."""
+    return read_labels(path) if path.exists() else None
+
+
 def write_labels(path: Path, labels: np.ndarray, volume: Volume) -> None:
     """Write uint8 (z, y, x) labels that lie on the grid of `volume`, atomically."""
     write_on_grid(path, labels.astype(np.uint8), grid_of(volume))
@@ -202,9 +207,18 @@ def resample_labels(labels: np.ndarray, volume: Volume, spacing_mm: float) -> np
         return labels
 
     def fraction(tissue: int) -> np.ndarray:
-        return resample_image(_coarsened(labels == tissue, volume, spacing_mm), grid)
+        return resample_fraction(labels == tissue, volume, spacing_mm)
 
     return fullest(fraction, labels, grid.shape)
+
+
+def resample_fraction(mask: np.ndarray, volume: Volume, spacing_mm: float) -> np.ndarray:
+    """How much of each voxel a mask fills, float32 in [0, 1], on the grid of resample_isotropic.
+
+    mask: (z, y, x) bool, on the grid of `volume`.
+    """
+    smooth = _coarsened(mask, volume, spacing_mm)
+    return resample_image(smooth, isotropic_grid(volume, spacing_mm))
 
 
 def fullest(

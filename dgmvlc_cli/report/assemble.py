@@ -14,7 +14,7 @@ from dgmvlc_cli.analysis.contrasts import Contrast
 from dgmvlc_cli.analysis.maps import SMOOTHING_MM
 from dgmvlc_cli.analysis.permutation import FLIPS, TFCE_FLIPS
 from dgmvlc_cli.analysis.readings import OBSERVED
-from dgmvlc_cli.cohort import Cohort, model_grid
+from dgmvlc_cli.cohort import Cohort, model_grid, subjects_with_lobes
 from dgmvlc_cli.config import Settings
 from dgmvlc_cli.workspace import Workspace
 
@@ -123,7 +123,8 @@ def methods_facts(
             "subjects": int((subjects["status"] == "ok").sum()),
             "spacing_mm": spacing_mm,
             "shape": list(grid),
-            "mask": "given" if settings.scans.masks else "built-in",
+            "mask": _mask_source(settings),
+            **lobe_facts(subjects, cohort),
         },
         "describe": {
             "encoder": plan["encoder"],
@@ -160,6 +161,17 @@ def methods_facts(
     return {**({"phantom": phantom} if phantom else {}), **facts}
 
 
+def _mask_source(settings: Settings) -> str:
+    scans = settings.scans
+    return "given" if scans.masks else scans.segmenter.replace("builtin", "built-in")
+
+
+def lobe_facts(subjects: pd.DataFrame, cohort: Cohort) -> dict[str, int]:
+    """How many subjects of the cohort have lobes, and of how many; empty where none has."""
+    told = len(set(subjects_with_lobes(subjects)) & set(cohort.subjects))
+    return {"lobes": told, "lobes_of": len(cohort.subjects)} if told else {}
+
+
 def phantom_record(ws: Workspace, settings: Settings) -> dict[str, Any] | None:
     """What phantom.json beside the scans says; None where the scans are no synthetic cohort."""
     beside: Path = (ws.root / settings.scans.path).resolve().parent / "phantom.json"
@@ -193,8 +205,13 @@ def calibration_sentence(fit: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def provenance(settings: Settings, pairs: pd.DataFrame, seconds: float) -> dict[str, Any]:
-    """Versions, seeds, hashes and settings: what is needed to do it again."""
+def provenance(
+    settings: Settings, pairs: pd.DataFrame, seconds: float, lobes: Mapping[str, int]
+) -> dict[str, Any]:
+    """Versions, seeds, hashes and settings: what is needed to do it again.
+
+    lobes: as `lobe_facts`.
+    """
     models = pairs.groupby("fold")["model_sha256"].first()
     return {
         "versions": workspace.versions(),
@@ -202,5 +219,6 @@ def provenance(settings: Settings, pairs: pd.DataFrame, seconds: float) -> dict[
         "seed": settings.seed,
         "model_sha256": {f"fold {fold}": sha256 for fold, sha256 in models.items()},
         "seconds": round(seconds, 1),
+        **({"lobes": "{lobes} of {lobes_of} subjects".format(**lobes)} if lobes else {}),
         "settings": settings.model_dump(mode="json", by_alias=True, exclude={"table_schema"}),
     }

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
-from dgmvlc_cli.analysis.zones import CONTROL_REGIONS
+from dgmvlc_cli.analysis.zones import CONTROL_REGIONS, LOBE_REGIONS
 from dgmvlc_cli.report.contents import ReportContents, records
 from dgmvlc_cli.report.drawing import (
     BLUE,
@@ -197,8 +197,15 @@ def _placebo_band(axes: Axes, effects: pd.Series, place: float) -> None:
 
 def _kind_handle(kind: str, data: pd.DataFrame) -> Line2D:
     colour, marker, size = MARKS[kind]
-    label = f"{KINDS[kind]} (n = {count(data[data['kind'] == kind]['n'].max())})"
+    label = f"{KINDS[kind]} ({_subjects(data[data['kind'] == kind])})"
     return Line2D([], [], color=colour, marker=marker, ms=size, lw=1.8, label=label)
+
+
+def _subjects(rows: pd.DataFrame) -> str:
+    """How many subjects estimates are of; of the lobes apart, where not everybody has them."""
+    most, lobes = rows["n"].max(), rows.loc[rows["region"].isin(LOBE_REGIONS), "n"].max()
+    apart = f", lobes {count(lobes)}" if lobes < most else ""
+    return f"n = {count(most)}{apart}"
 
 
 def region_axis(axes: Axes, regions: Sequence[str]) -> None:

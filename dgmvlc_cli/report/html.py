@@ -35,7 +35,7 @@ from dgmvlc_cli.report.numbers import (
 from dgmvlc_cli.report.page import json_text, render_page
 from dgmvlc_cli.report.tables import report_tables, training_table
 from dgmvlc_cli.report.viewer import pack_pairs, viewer_settings
-from dgmvlc_cli.workspace import write_table, write_text
+from dgmvlc_cli.workspace import read_json, write_table, write_text
 
 SCHEMA_VERSION = 1
 """Of report.json; raised whenever a key changes its meaning or goes away."""
@@ -51,19 +51,35 @@ THUMBNAIL_PIXELS = 280
 def write_report(directory: Path, contents: ReportContents) -> Path:
     """Write report.html, report.json, methods.md, figures/ and tables/ into a folder.
 
-    Each file is put in place whole, the HTML last; the same contents give the same bytes.
-    Returns the path of report.html.
+    Each file is put in place whole, the HTML last; the same contents give the same bytes.  Figures
+    and tables of an earlier report that this one lacks go away.  Returns the path of report.html.
     """
     drawings = draw_all(contents)
+    earlier = _figure_files(directory)
     files = {name: drawing.write(directory / "figures") for name, drawing in drawings.items()}
+    for path in earlier.difference(
+        directory / one for made in files.values() for one in made.values()
+    ):
+        path.unlink(missing_ok=True)
     numbers = numbers_of(contents)
     for name, table in report_tables(contents, numbers).items():
-        write_table(directory / "tables" / f"{name}.tsv", table)
+        path = directory / "tables" / f"{name}.tsv"
+        if len(table):
+            write_table(path, table)
+        else:
+            path.unlink(missing_ok=True)
     write_text(directory / "methods.md", methods_markdown(contents))
     write_text(directory / "report.json", report_json(contents, drawings, files, numbers))
     page = directory / "report.html"
     write_text(page, render(contents, drawings, numbers))
     return page
+
+
+def _figure_files(directory: Path) -> set[Path]:
+    """The files of the figures that the report in a folder has."""
+    figures = (read_json(directory / "report.json") or {}).get("figures", ())
+    names = [Path(file).name for one in figures for file in one.get("files", {}).values()]
+    return {directory / "figures" / name for name in names}
 
 
 def render(contents: ReportContents, drawings: Mapping[str, Drawing], numbers: Numbers) -> str:

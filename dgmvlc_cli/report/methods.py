@@ -4,7 +4,8 @@ Every sentence names a fact of `ReportContents.methods`; what a stage did not re
 claimed.  Known facts, all optional:
 
 phantom         subjects, spacing_mm, null
-preprocess      subjects, spacing_mm (z, y, x) or one number, shape (z, y, x), mask
+preprocess      subjects, spacing_mm (z, y, x) or one number, shape (z, y, x), mask,
+                lobes (subjects that have them), lobes_of (subjects in all)
 describe        encoder, attributes, placebos (their number)
 train           model (flow | diffusion | gan), fusion, steps, folds, batch_size, parameters,
                 wavelet_levels, low_pass_weight, time_shift, ema_decay, text_dropout
@@ -206,12 +207,24 @@ def _preprocess(facts: Facts, contents: ReportContents) -> Iterable[str]:
     )
     if "mask" in facts:
         yield f"The mask of right lung, left lung, airway and body was {_mask(facts['mask'])}."
+    if facts.get("lobes"):
+        yield _lobes(facts)
 
 
 def _mask(kind: str) -> str:
     built_in = "found by the toolkit's built-in thresholding and region growing"
     return {"built-in": built_in, "builtin": built_in, "given": "given with the scans"}.get(
         kind, f"taken from {kind}"
+    )
+
+
+def _lobes(facts: Facts) -> str:
+    lobes, of = facts["lobes"], facts.get("lobes_of")
+    if of in (None, lobes):
+        return "It tells the five lobes too, which are regions of their own."
+    return (
+        f"It tells the five lobes of {_written(lobes)} of {_written(of)} subjects; the others have "
+        "no value in these regions."
     )
 
 

@@ -14,10 +14,10 @@ from dgmvlc_cli.report.numbers import Numbers
 def report_tables(contents: ReportContents, numbers: Numbers) -> dict[str, pd.DataFrame]:
     """Name -> table, written to tables/NAME.tsv; the page names them as the source of its numbers.
 
-    Tables without a row are left out.
+    Tables without a row are not written.
     """
     trust = numbers.trust_facts
-    tables = {
+    return {
         "trust": pd.DataFrame([trust] if trust else []),
         "placebos": _placebos(numbers.effect_table),
         "folds": numbers.fold_table.reset_index(),
@@ -28,7 +28,6 @@ def report_tables(contents: ReportContents, numbers: Numbers) -> dict[str, pd.Da
         "training": training_table(contents),
         "failures": pd.DataFrame(list(contents.failures)),
     }
-    return {name: table for name, table in tables.items() if len(table)}
 
 
 def _placebos(effect_rows: list[dict[str, Any]]) -> pd.DataFrame:

@@ -453,6 +453,8 @@ def _contents(
         truth=found.truth,
         placebo_words=cohort.words,
         methods=assemble.methods_facts(ws, settings, cohort, subjects, pairs, found.covariates),
-        provenance=assemble.provenance(settings, pairs, seconds),
+        provenance=assemble.provenance(
+            settings, pairs, seconds, assemble.lobe_facts(subjects, cohort)
+        ),
         guidance_scale=float(pairs["guidance_scale"].iloc[0]),
     )

@@ -200,7 +200,7 @@ def _table(
 
 def _settings(settings: Settings, schema: Any) -> Settings:
     """The user's settings with scans, table, truth and question of the sibling."""
-    from dgmvlc_cli.planting import ATTRIBUTE, WITH, WITHOUT
+    from dgmvlc_cli.planting import ATTRIBUTE, MASK_LABELS, WITH, WITHOUT
 
     study = {"attribute": ATTRIBUTE, "reference": WITHOUT, "target": WITH}
     return settings.model_copy(
@@ -208,6 +208,7 @@ def _settings(settings: Settings, schema: Any) -> Settings:
             "scans": ScanSettings(
                 path=Path("scans"),
                 masks=Path("masks"),
+                mask_labels=MASK_LABELS,
                 spacing_mm=settings.scans.spacing_mm,
                 margin_mm=settings.scans.margin_mm,
             ),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from dgmvlc_cli import parallel, workspace
-from dgmvlc_cli.cohort import key_path
+from dgmvlc_cli.cohort import key_path, subjects_with_lobes
 from dgmvlc_cli.config import Settings
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.stages.base import Run, StageResult, dry_run
@@ -106,6 +106,9 @@ def prepare_scan(task: ScanTask) -> dict[str, Any]:
     sidecar.invalidate()
     write_volume(ws.ct_path(subject), prepared.volume)
     write_labels(ws.mask_path(subject), prepared.labels, prepared.volume)
+    ws.lobes_path(subject).unlink(missing_ok=True)
+    if prepared.lobes is not None:
+        write_labels(ws.lobes_path(subject), prepared.lobes, prepared.volume)
     warnings = prepared.warnings
     if not task.source:
         warnings = [_scrubbed(warning, task) for warning in warnings]
@@ -204,14 +207,21 @@ def _scrubbed(message: str, task: ScanTask) -> str:
 
 
 def _scan_sidecar(task: ScanTask, masks: MaskFiles | None) -> Sidecar:
+    from dgmvlc_cli.imaging.prepare import may_tell_lobes
+
     ws, subject = task.workspace, task.subject
     inputs = {
         "source_sha256": workspace.sha256_files(list(task.scan.files)),
         "mask_sha256": workspace.sha256_files(list(masks.files)) if masks else None,
         **asdict(task.handling),
     }
-    outputs = (ws.ct_path(subject), ws.mask_path(subject), ws.qc_path(subject))
-    return Sidecar(path=ws.sidecar_path(subject), inputs=inputs, outputs=outputs)
+    if may_tell_lobes(masks, task.handling):
+        inputs["lobes"] = "kept"
+    path = ws.sidecar_path(subject)
+    outputs = [ws.ct_path(subject), ws.mask_path(subject), ws.qc_path(subject)]
+    if "lobes" in (workspace.read_json(path) or {}).get("facts", {}):
+        outputs.append(ws.lobes_path(subject))
+    return Sidecar(path=path, inputs=inputs, outputs=tuple(outputs))
 
 
 def _scan_row(record: dict[str, Any]) -> dict[str, Any]:
@@ -275,6 +285,7 @@ def _preprocess_result(
         ),
         f"median lung volume {ok['lung_volume_ml'].median() / 1000:.2f} L, "
         f"median lung mean {ok['mean_lung_hu'].median():.0f} HU",
+        *_lobe_lines(ok),
         *_warning_lines(ok),
         f"one row per scan: {ws.subjects_path}; pictures: {ws.root / 'images'}/sub-*/sub-*_qc.png",
         *_mixed_kernels(ok),
@@ -291,6 +302,16 @@ def _preprocess_result(
         failed=failed,
         next_command="dgmvlc describe" if settings.table else "dgmvlc analyze",
     )
+
+
+def _lobe_lines(ok: pd.DataFrame) -> list[str]:
+    """How many scans have lobes; nothing where none has."""
+    told = len(subjects_with_lobes(ok))
+    if not told:
+        return []
+    if told == len(ok):
+        return ["lobes of all scans, which become regions of their own"]
+    return [f"lobes of {told} of {len(ok)} scans; the others have no value in these regions"]
 
 
 def _warning_lines(ok: pd.DataFrame) -> list[str]:

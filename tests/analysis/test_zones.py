@@ -3,8 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dgmvlc_cli.analysis.zones import CONTROL_REGIONS, LUNG_REGIONS, REGIONS, regions
+from dgmvlc_cli.analysis.zones import (
+    CONTROL_REGIONS,
+    LOBE_REGIONS,
+    LUNG_REGIONS,
+    REGIONS,
+    regions,
+)
 from dgmvlc_cli.errors import DgmvlcError, UsageError
+from dgmvlc_cli.imaging.lobes import Lobe
 from dgmvlc_cli.imaging.volume import Tissue
 
 SPACING = (5.0, 5.0, 5.0)
@@ -23,7 +30,8 @@ def chest() -> np.ndarray:
 def test_lung_regions_cut_the_lungs_into_exact_parts(chest):
     found = regions(chest, SPACING)
     total = 2 * 12 * 20 * 10
-    assert tuple(found) == LUNG_REGIONS + CONTROL_REGIONS == tuple(REGIONS)
+    assert tuple(found) == LUNG_REGIONS + CONTROL_REGIONS
+    assert set(found) == set(REGIONS) - set(LOBE_REGIONS)
     assert found["lungs"].sum() == total
     for parts, size in (
         (("upper", "middle", "lower"), total // 3),
@@ -68,6 +76,40 @@ def test_airways_belong_to_no_lung_region_and_make_no_surface(chest):
     for name in LUNG_REGIONS:
         assert not after[name][9, 13, 8]
     assert after["core"].sum() == before["core"].sum() - 1
+
+
+def lobes_of(chest: np.ndarray) -> np.ndarray:
+    """Both lungs cut at height 9, the right one's lower part in front and behind at depth 13."""
+    z, y, _ = np.indices(chest.shape)
+    right, left = chest == Tissue.RIGHT_LUNG, chest == Tissue.LEFT_LUNG
+    lobes = np.zeros(chest.shape, np.uint8)
+    lobes[right & (z >= 9)], lobes[left & (z >= 9)] = Lobe.RIGHT_UPPER, Lobe.LEFT_UPPER
+    lobes[right & (z < 9) & (y < 13)] = Lobe.RIGHT_MIDDLE
+    lobes[right & (z < 9) & (y >= 13)] = Lobe.RIGHT_LOWER
+    lobes[left & (z < 9)] = Lobe.LEFT_LOWER
+    return lobes
+
+
+def test_lobes_that_are_given_are_regions_and_part_each_lung(chest):
+    found = regions(chest, SPACING, lobes=lobes_of(chest))
+    assert tuple(found) == tuple(REGIONS)
+    sizes = [int(found[name].sum()) for name in LOBE_REGIONS]
+    assert sizes == [6 * 20 * 10, 6 * 10 * 10, 6 * 10 * 10, 6 * 20 * 10, 6 * 20 * 10]
+    for side in ("right", "left"):
+        parts = [found[name] for name in LOBE_REGIONS if name.startswith(side)]
+        np.testing.assert_array_equal(np.sum(parts, axis=0), found[f"{side}_lung"])
+    bare = regions(chest, SPACING)
+    assert all((found[name] == bare[name]).all() for name in bare)
+
+
+def test_a_lobe_asked_for_by_name_is_empty_where_none_is_given_and_airway_is_no_lobe(chest):
+    assert not regions(chest, SPACING, ["left_upper_lobe"])["left_upper_lobe"].any()
+    lobes = lobes_of(chest)
+    chest[12, 13, 8] = Tissue.AIRWAY
+    found = regions(chest, SPACING, LOBE_REGIONS, lobes=lobes)
+    assert found["right_upper_lobe"].sum() == 6 * 20 * 10 - 1
+    with pytest.raises(DgmvlcError, match="its lobes"):
+        regions(chest, SPACING, lobes=lobes[1:])
 
 
 def test_absent_lungs_give_empty_regions():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dgmvlc_cli.errors import DgmvlcError
-from dgmvlc_cli.generators.grid import place
+from dgmvlc_cli.generators.grid import place, place_lobes
 from dgmvlc_cli.imaging.volume import Volume
 
 
@@ -25,6 +25,17 @@ def test_every_lung_voxel_stays_where_it_was_in_space(grid):
         assert len(before) == len(after)
         assert placed.to_lps_mm(after[0]) == pytest.approx(volume.to_lps_mm(before[0]))
         assert np.array_equal(placed.hu[moved == tissue], volume.hu[labels == tissue])
+
+
+@pytest.mark.parametrize("grid", [(20, 20, 20), (16, 12, 14)])
+def test_lobes_are_placed_as_the_mask_is(grid):
+    volume, labels = scan()
+    lobes = np.where(np.isin(labels, (2, 3)), 1 + np.indices(labels.shape)[0] % 5, 0)
+    lobes = lobes.astype(np.uint8)
+    _, moved = place(volume, labels, grid, 8.0)
+    placed = place_lobes(lobes, labels, grid)
+    np.testing.assert_array_equal(placed > 0, np.isin(moved, (2, 3)))
+    np.testing.assert_array_equal(placed[placed > 0], lobes[lobes > 0])
 
 
 def test_what_lies_beyond_the_scan_is_air():

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.imaging import segmenters
-from dgmvlc_cli.imaging.masks import MaskFiles, find_masks, given_labels
+from dgmvlc_cli.imaging.masks import MaskFiles, find_masks, given_segmentation
 from dgmvlc_cli.imaging.volume import (
     LUNGS,
     Tissue,
@@ -36,7 +36,7 @@ def given(chest, tmp_path):
 
     def read(values: np.ndarray, mapping="auto") -> np.ndarray:
         sitk.WriteImage(image_of(values, volume), str(tmp_path / "m.nrrd"))
-        return given_labels(MaskFiles(files=(tmp_path / "m.nrrd",)), volume, mapping)
+        return given_segmentation(MaskFiles(files=(tmp_path / "m.nrrd",)), volume, mapping).labels
 
     return read
 
@@ -70,7 +70,9 @@ def test_values_of_other_makers_become_tissues(mapping, table, given, chest, dic
 
 def test_the_real_lobes_are_read_by_the_conventions_of_their_makers(real_data):
     volume = read_volume(real_data("ct64/ct-64.nrrd"))
-    labels = given_labels(MaskFiles(files=(real_data("ct64/lobes-64.nrrd"),)), volume, "cip")
+    labels = given_segmentation(
+        MaskFiles(files=(real_data("ct64/lobes-64.nrrd"),)), volume, "cip"
+    ).labels
     whole = read_labels(real_data("ct64/wholelung-64.nrrd")) > 0
     lungs = np.isin(labels, LUNGS)
     assert (lungs & whole).sum() * 2 / (lungs.sum() + whole.sum()) > 0.97
@@ -83,7 +85,7 @@ def test_files_named_after_structures_are_put_together(chest, tmp_path):
     write_labels(tmp_path / "s1_lung.nii.gz", np.isin(truth, LUNGS), volume)
     write_labels(tmp_path / "s1_airway.nii.gz", truth == AIRWAY, volume)
     write_labels(tmp_path / "s1_heart.nii.gz", truth == 1, volume)
-    labels = given_labels(find_masks("s1", tmp_path), volume)
+    labels = given_segmentation(find_masks("s1", tmp_path), volume).labels
     np.testing.assert_array_equal(np.isin(labels, LUNGS), np.isin(truth, LUNGS))
     np.testing.assert_array_equal(labels == AIRWAY, truth == AIRWAY)
     inside = tmp_path / "s2"
@@ -96,7 +98,7 @@ def test_files_named_after_structures_are_put_together(chest, tmp_path):
         "spleen": truth == 1,
     }.items():
         write_labels(inside / f"{name}.nii.gz", part, volume)
-    labels = given_labels(find_masks("s2", tmp_path), volume)
+    labels = given_segmentation(find_masks("s2", tmp_path), volume).labels
     for tissue in (RIGHT, LEFT, AIRWAY):
         np.testing.assert_array_equal(labels == tissue, truth == tissue)
 
@@ -149,7 +151,7 @@ def test_lungmask_is_given_the_scan_and_its_sides_are_kept(turned_chest, monkeyp
     fake.LMInferer = FakeInferer  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "lungmask", fake)
     segmenters._lungmask_inferer.cache_clear()
-    labels = segmenters.segment_with("lungmask", volume)
+    labels = segmenters.segment_with("lungmask", volume).labels
     segmenters._lungmask_inferer.cache_clear()
     for side in LUNGS:
         np.testing.assert_array_equal(labels == side, truth == side)
@@ -172,7 +174,7 @@ def test_totalsegmentator_is_given_a_nifti_at_the_right_place(turned_chest, monk
     api.totalsegmentator = fake  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "totalsegmentator", ModuleType("totalsegmentator"))
     monkeypatch.setitem(sys.modules, "totalsegmentator.python_api", api)
-    labels = segmenters.segment_with("totalsegmentator", volume)
+    labels = segmenters.segment_with("totalsegmentator", volume).labels
     for tissue in (RIGHT, LEFT, AIRWAY):
         np.testing.assert_array_equal(labels == tissue, truth == tissue)
 

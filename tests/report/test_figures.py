@@ -17,6 +17,7 @@ from dgmvlc_cli.report import figures_maps
 from dgmvlc_cli.report.contents import ReportContents
 from dgmvlc_cli.report.drawing import THEME, Drawing, panels
 from dgmvlc_cli.report.figures import FIGURES, draw_all
+from dgmvlc_cli.report.figures_effects import draw_forest
 from dgmvlc_cli.report.summaries import shown_difference
 
 Build = Callable[..., ReportContents]
@@ -170,3 +171,16 @@ def test_clipped_voxels_leave_no_specks_in_the_difference() -> None:
     assert shown[place] < -1 or shown[place] > 1
     elsewhere = ~pair.clipped
     np.testing.assert_array_equal(shown[elsewhere], pair.difference_hu[elsewhere])
+
+
+def test_lobes_that_not_everybody_has_are_drawn_with_the_number_of_those_who_have_them(
+    build: Build, contents: ReportContents
+) -> None:
+    upper = contents.effects[contents.effects["region"] == "upper"]
+    lobe = upper.assign(region="right_upper_lobe", n=upper["n"] - 7)
+    forest = draw_forest(build(effects=pd.concat([contents.effects, lobe])))
+    most = int(contents.effects["n"].max())
+    assert forest is not None and "Right upper lobe" in forest.svg
+    assert f"(n = {most}, lobes {most - 7})" in forest.svg
+    everybody = draw_forest(contents)
+    assert everybody is not None and "lobes" not in everybody.svg

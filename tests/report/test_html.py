@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from pages import trace_numbers
 
+from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.mapping import summary_table
 from dgmvlc_cli.report import words
@@ -148,6 +149,22 @@ def test_the_same_contents_give_the_same_bytes(
     write_report(tmp_path, contents)
     for path in sorted(tmp_path.rglob("*.*")):
         assert path.read_bytes() == (folder / path.relative_to(tmp_path)).read_bytes(), path.name
+
+
+def test_what_an_earlier_report_had_and_this_one_lacks_goes_away(
+    folder: Path, contents: ReportContents, tmp_path: Path
+) -> None:
+    later = shutil.copytree(folder, tmp_path / "later")
+    (later / "figures" / "own.png").write_bytes(b"mine")
+    primary = contents.effects[contents.effects["measure"] == PRIMARY_MEASURE]
+    names = ("title", "contrast", "attribute", "verdict", "verdicts", "measures")
+    kept = {name: getattr(contents, name) for name in names}
+    write_report(later, ReportContents(**kept, effects=primary))
+    figures = {path.stem for path in (later / "figures").iterdir()}
+    assert {"forest", "own"} <= figures
+    assert not figures & {"calibration", "map", "heights", "pairs", "training"}
+    assert not (later / "tables" / "fit.tsv").exists()
+    assert (later / "tables" / "trust.tsv").exists()
 
 
 def test_the_page_stays_below_25_mb_with_as_many_pairs_as_the_viewer_takes(folder: Path) -> None:

@@ -63,3 +63,21 @@ def test_brackets_that_are_no_citation_stay(build: Build) -> None:
 
 def test_a_null_phantom_says_that_nothing_was_planted(build: Build) -> None:
     assert "No effect was planted" in methods_markdown(build(methods={"phantom": {"null": True}}))
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"mask": "given", "lobes": 18, "lobes_of": 24}, "five lobes of 18 of 24 subjects; the"),
+        ({"mask": "totalsegmentator", "lobes": 24, "lobes_of": 24}, "It tells the five lobes too"),
+    ],
+)
+def test_it_is_told_who_has_lobes_and_where_they_come_from(
+    build: Build, facts: dict[str, object], said: str
+) -> None:
+    text = methods_markdown(build(methods={"preprocess": facts}))
+    assert said in text
+    source = "given with the scans" if facts["mask"] == "given" else "taken from totalsegmentator"
+    assert source in text
+    without = methods_markdown(build(methods={"preprocess": {"mask": "given"}}))
+    assert "lobes" not in without
