@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from dgmvlc_cli import workspace
 from dgmvlc_cli.analysis.contrasts import Contrast, joint_edit
 from dgmvlc_cli.config import Settings
+from dgmvlc_cli.counting import counted
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.text.describe import rows_of_prompts
 from dgmvlc_cli.text.edits import edit_value
@@ -381,7 +382,8 @@ def require_current_model(ws: Workspace, model: str, fold: int, cohort: Cohort) 
     missing = sorted(set(folds.index) - set(cohort.subjects))
     if missing:
         raise DgmvlcError(
-            f"{len(missing)} subjects of the model are no longer ready ({missing[0]}, ...).",
+            f"{counted(len(missing), 'subject')} of the model no longer ready, the first: "
+            f"{missing[0]}.",
             "Run `dgmvlc preprocess` and `dgmvlc describe`, then `dgmvlc train` again.",
         )
     now = training_inputs(ws, cohort, [one for one in folds.index if folds[one] != fold])

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from dgmvlc_cli.counting import counted
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.imaging.volume import AIR_HU, Grid
 
@@ -233,7 +234,7 @@ def _usual_nearby(gaps: np.ndarray, index: int) -> float:
 def _hole(before: Slice, after: Slice, gap: float, usual: float, lost: int) -> str:
     first = before.position_mm + (after.position_mm - before.position_mm) * usual / gap
     return (
-        f"{lost} {'slice' if lost == 1 else 'slices'} missing at z = {first[2]:.1f} mm, between "
+        f"{counted(lost, 'slice')} missing at z = {first[2]:.1f} mm, between "
         f"{before.name} and {after.name} (gap {gap:.2f} mm, nearby {usual:.2f} mm)"
     )
 
@@ -253,7 +254,7 @@ def _lost_ends(slices: Sequence[Slice]) -> list[str]:
     after = max((one.of or 0) for one in slices) - max(numbers)
     ends = [slices[0], slices[-1]] if steps[0] > 0 else [slices[-1], slices[0]]
     return [
-        f"{amiss} {'slice' if amiss == 1 else 'slices'} may be missing beyond "
+        f"{counted(amiss, 'slice')} may be missing beyond "
         f"{end.name} (z = {end.position_mm[2]:.1f} mm): {why}"
         for amiss, end, why in (
             (before, ends[0], f"the series' own numbers begin at {min(numbers)}"),

@@ -12,6 +12,7 @@ import pandas as pd
 
 from dgmvlc_cli import workspace
 from dgmvlc_cli.config import Settings
+from dgmvlc_cli.counting import counted
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.stages.base import Run, StageResult, dry_run
 from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace
@@ -169,8 +170,8 @@ def _result(ws: Workspace, said: Described, record: dict[str, Any]) -> StageResu
         f"{len(out)} entries left out, each with its reason in {ws.text / 'exclusions.tsv'}",
         *_contradictions(out),
     ]
-    if len(said.cleaned.dropped):
-        lines.append(f"{len(said.cleaned.dropped)} rows dropped: {ws.text / 'dropped_rows.tsv'}")
+    if dropped := len(said.cleaned.dropped):
+        lines.append(f"{counted(dropped, 'row')} dropped: {ws.text / 'dropped_rows.tsv'}")
     for what, ids in said.unmatched.items():
         if ids:
             listed = f", all in {ws.attributes_path}" if len(ids) > FEW else ""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dgmvlc_cli import workspace
 from dgmvlc_cli.config import DEFAULT_SEED, PRESETS, SETTINGS_HEADER, load_settings
+from dgmvlc_cli.counting import counted
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.stages.base import Run, StageResult
 from dgmvlc_cli.text.schema import Schema, schema_toml
@@ -36,10 +37,10 @@ def init(
             "Edit it, or write it anew with --force.",
         )
     found = survey(scans)
-    lines = [_count(len(found.scans), "scan") + f" below {scans}"]
+    lines = [counted(len(found.scans), "scan") + f" below {scans}"]
     if found.passed_over:
         lines.append(
-            f"{_count(len(found.passed_over), 'file')} passed over, for example: "
+            f"{counted(len(found.passed_over), 'file')} passed over, for example: "
             f"{found.passed_over[0].path.name} ({found.passed_over[0].reason})"
         )
     schema, schema_text = None, ""
@@ -78,9 +79,9 @@ def _schema(table: Path, subjects: list[str]) -> tuple[Schema, str, list[str]]:
     ids = set(table_ids(content, schema.id_column))
     shared = len(ids & set(subjects))
     seen = [
-        f"{_count(len(content), 'row')} and {_count(len(content.columns), 'column')} in {table}",
+        f"{counted(len(content), 'row')} and {counted(len(content.columns), 'column')} in {table}",
         f"in the sentence: {', '.join(schema.names('condition', 'covariate')) or 'nothing'}",
-        f"{shared} of {_count(len(subjects), 'scan')} have a row (id column: {schema.id_column})",
+        f"{shared} of {counted(len(subjects), 'scan')} have a row (id column: {schema.id_column})",
     ]
     if not shared:
         seen.append("WARNING: no id matches; set `id_column` under [schema], or rename the scans")
@@ -166,7 +167,3 @@ def _relative(path: Path, root: Path) -> Path:
 
 def _quote(path: Path) -> str:
     return json.dumps(path.as_posix(), ensure_ascii=False)
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" + ("" if n == 1 else "s")

@@ -12,6 +12,7 @@ import pandas as pd
 from dgmvlc_cli import parallel, workspace
 from dgmvlc_cli.cohort import key_path, subjects_with_lobes
 from dgmvlc_cli.config import Settings
+from dgmvlc_cli.counting import counted
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.stages.base import Run, StageResult, dry_run
 from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace, slug
@@ -325,10 +326,10 @@ def _mixed_kernels(ok: pd.DataFrame) -> list[str]:
     """A warning where density is not comparable, because scans were reconstructed differently."""
     from dgmvlc_cli.imaging.vocabulary import sharpness
 
-    counted = Counter(sharpness(str(kernel)) for kernel in ok.get("kernel", ()) if kernel)
-    if not (counted["sharp"] and counted["smooth"]):
+    found = Counter(sharpness(str(kernel)) for kernel in ok.get("kernel", ()) if kernel)
+    if not (found["sharp"] and found["smooth"]):
         return []
     return [
-        f"WARNING: {counted['smooth']} scans of smooth and {counted['sharp']} of sharp kernels; "
-        "their densities are not comparable (column kernel)"
+        f"WARNING: {counted(found['smooth'], 'scan')} of smooth and {found['sharp']} of sharp "
+        "kernels; their densities are not comparable (column kernel)"
     ]

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
+from dgmvlc_cli.counting import counted
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.text.cells import (
     NEGATIVE_CODES,
@@ -148,7 +149,7 @@ def table_ids(table: pd.DataFrame, column: str) -> pd.Series:
     if (empty := ids == "").any():
         rows = ", ".join(str(i + 1) for i in empty.to_numpy().nonzero()[0][:LISTED])
         raise DgmvlcError(
-            f'{empty.sum()} rows have no id in column "{column}" (rows {rows})',
+            f'no id in column "{column}" in {counted(int(empty.sum()), "row")}: {rows}',
             "Fill in the ids or remove these rows.",
         )
     for written in FLOAT_ID, FILE_ID:

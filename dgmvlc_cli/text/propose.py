@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from dgmvlc_cli.counting import counted
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.text.cells import dates_of
 from dgmvlc_cli.text.columns import (
@@ -89,7 +90,8 @@ def _id_note(column: Column, columns: list[Column]) -> str:
     times = [c.header for c in columns if REPEAT_WORDS.search(c.words) and c.is_numeric]
     rule = f'{{keep = "nearest", by = "{times[0]}"}}' if times else '{keep = "first"}'
     return (
-        f"{seen} {repeated} subjects have several rows: say which one counts, for example\n"
+        f"{seen} {counted(repeated, 'subject')} with several rows: say which one counts, for "
+        f"example\n"
         f"several_rows = {rule}"
     )
 

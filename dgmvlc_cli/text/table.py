@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from dgmvlc_cli.counting import counted
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.text.schema import nearest, unknown_name
 
@@ -128,7 +129,8 @@ def _record(fields: list[str], header: list[str], path: Path, line: int) -> list
         fields.pop()
     if len(fields) != len(header):
         raise DgmvlcError(
-            f"{path}, line {line}: {len(fields)} fields, but the header has {len(header)}",
+            f"{path}, line {line}: {counted(len(fields), 'field')}, but the header has "
+            f"{len(header)}",
             "Quote texts that contain the delimiter, and give every row all fields.",
         )
     return [field.strip() for field in fields]

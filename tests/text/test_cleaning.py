@@ -22,7 +22,7 @@ def test_repeated_and_empty_ids_and_missing_columns_are_named():
     with pytest.raises(DgmvlcError, match="1 ids more than once, in rows that differ: s1"):
         other = {"smoking": "Current", "pack_years": "4"}
         clean(table_of({"subject": "s1", **row}, {"subject": "s1", **other}), smoking_schema())
-    with pytest.raises(DgmvlcError, match="1 rows have no id"):
+    with pytest.raises(DgmvlcError, match="in 1 row: "):
         clean(table_of({"subject": "", **row}), smoking_schema())
     with pytest.raises(UsageError, match=r'"subject"\. Did you mean "Subject ID"'):
         clean(table_of({"Subject ID": "s1", **row}), smoking_schema())

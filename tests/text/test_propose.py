@@ -156,7 +156,7 @@ def test_without_the_date_of_the_scan_no_date_enters_the_sentence():
 def test_several_rows_per_subject_are_said_with_the_rule_to_declare():
     rows = [{"Patient": f"p{i % 3}", "Weeks": str(i * 4), "FVC": str(2000 + i)} for i in range(9)]
     _, notes = propose_schema(table_of(*rows))
-    assert "3 subjects have several rows" in notes["Patient"]
+    assert "3 subjects with several rows" in notes["Patient"]
     assert 'several_rows = {keep = "nearest", by = "Weeks"}' in notes["Patient"]
 
 
