@@ -7,24 +7,39 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dgmvlc_cli import __version__
-from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.options import (
+    AttributeOption,
+    DryRunOption,
+    EditOption,
+    ForceOption,
+    FromOption,
+    JsonOption,
+    NewSeedOption,
+    SeedOption,
+    SourceOption,
+    ToOption,
+    ValuesOption,
+    WorkersOption,
+    WorkspaceOption,
+    one_of,
+    read_edits,
+    read_list,
+    read_question,
+    read_spacing,
+    require_only_names,
+)
+from dgmvlc_cli.terminal import finish, guarded, is_first_process
 
 if TYPE_CHECKING:
-    from dgmvlc_cli.cohort import Question
     from dgmvlc_cli.config import Settings
-    from dgmvlc_cli.stages.base import Run, StageResult
+    from dgmvlc_cli.stages.base import Run
     from dgmvlc_cli.workspace import Workspace
-
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="dgmvlc",
@@ -36,47 +51,6 @@ app = typer.Typer(
     "Start with [bold]dgmvlc demo[/bold], or with your own cohort: init, preprocess, describe, "
     "train, counterfactual, analyze. Research software, not for diagnosis.",
 )
-
-WorkspaceOption = Annotated[
-    Path,
-    typer.Option(
-        "--workspace", "-w", help="Folder that holds dgmvlc.toml.", show_default="current folder"
-    ),
-]
-SeedOption = Annotated[
-    int | None,
-    typer.Option("--seed", min=0, help="Seed of everything random (default: dgmvlc.toml's)."),
-]
-NewSeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Compute again what is current.")]
-DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="One JSON object on stdout, for machines.")
-]
-WorkersOption = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Processes.", show_default="cores")
-]
-AttributeOption = Annotated[
-    str | None, typer.Option("--attribute", help="Attribute to change (default: the study's).")
-]
-FromOption = Annotated[
-    str | None, typer.Option("--from", help="Reference level (default: the study's).")
-]
-ValuesOption = Annotated[
-    str | None,
-    typer.Option("--values", help="Several levels or numbers, for example 45,55,65,75."),
-]
-EditOption = Annotated[
-    list[str] | None,
-    typer.Option("--edit", help="attribute=value; repeat it to change several together."),
-]
-SourceOption = Annotated[
-    str | None,
-    typer.Option("--source", help="mask (a new scan under the mask) or scan (the scan, edited)."),
-]
-ToOption = Annotated[str | None, typer.Option("--to", help="Target level (default: the study's).")]
 
 
 @app.callback(invoke_without_command=True)
@@ -115,7 +89,7 @@ def init(
     from dgmvlc_cli.stages.initialise import init
 
     run = _run(force=force, dry_run=dry_run, as_json=as_json)
-    _finish(init(_workspace(workspace), scans, table, run, seed=seed), as_json, workspace)
+    finish(init(_workspace(workspace), scans, table, run, seed=seed), as_json, workspace)
 
 
 @app.command()
@@ -164,7 +138,7 @@ def phantom(
         truth_spacing_mm=truth_spacing,
     )
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
-    _finish(phantom(out, settings, run), as_json)
+    finish(phantom(out, settings, run), as_json)
 
 
 @app.command()
@@ -211,7 +185,7 @@ def preprocess(
     """
     from dgmvlc_cli import stages
 
-    chosen = None if spacing is None else _spacing(spacing)
+    chosen = None if spacing is None else read_spacing(spacing)
     values = {
         "spacing_mm": chosen,
         "segmenter": segmenter,
@@ -221,7 +195,7 @@ def preprocess(
     }
     ws, settings = _settings(workspace, scans=values)
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json, cluster=dask)
-    _finish(stages.preprocess(ws, settings, run), as_json, workspace)
+    finish(stages.preprocess(ws, settings, run), as_json, workspace)
 
 
 @app.command()
@@ -266,15 +240,15 @@ def describe(
     ws, settings = _settings(workspace, seed, study={"placebos": placebos})
     if edits or given or subject:
         changes = {
-            name: str(value) for name, value in _edits([*(edits or []), *(given or [])]).items()
+            name: str(value) for name, value in read_edits([*(edits or []), *(given or [])]).items()
         }
         if not changes:
             raise typer.BadParameter("name what to change: --edit ATTRIBUTE=LEVEL")
-        return _finish(stages.edit(ws, settings, subject, changes), as_json, workspace)
+        return finish(stages.edit(ws, settings, subject, changes), as_json, workspace)
     run = _run(force=force, dry_run=dry_run, as_json=as_json)
     if probe or encoder:
-        return _finish(stages.probe(ws, settings, run, encoder), as_json, workspace)
-    _finish(stages.describe(ws, settings, run), as_json, workspace)
+        return finish(stages.probe(ws, settings, run, encoder), as_json, workspace)
+    finish(stages.describe(ws, settings, run), as_json, workspace)
 
 
 @app.command()
@@ -327,7 +301,7 @@ def train(
     }
     ws, settings = _settings(workspace, seed, train=values)
     run = _run(force=force, dry_run=dry_run, as_json=as_json)
-    _finish(stages.train(ws, settings, run), as_json, workspace)
+    finish(stages.train(ws, settings, run), as_json, workspace)
 
 
 @app.command()
@@ -377,10 +351,10 @@ def counterfactual(
     }
     ws, settings = _settings(workspace, seed, counterfactual=chosen)
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
-    question = _question(attribute, reference, target, values, edit)
-    only = _listed(subjects) or None
+    question = read_question(attribute, reference, target, values, edit)
+    only = read_list(subjects) or None
     result = stages.counterfactual(ws, settings, run, question, subjects=only)
-    _finish(result, as_json, workspace)
+    finish(result, as_json, workspace)
 
 
 @app.command()
@@ -427,12 +401,12 @@ def analyze(
     ws, settings = _settings(workspace, seed, counterfactual={"source": source})
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
     if compare or analyses:
-        _require_only_names(compare, analyses, attribute, reference, target, pdf)
-        return _finish(stages.compare(ws, settings, run, analyses or []), as_json)
-    question = _question(attribute, reference, target, values, edit)
+        require_only_names(compare, analyses, attribute, reference, target, pdf)
+        return finish(stages.compare(ws, settings, run, analyses or []), as_json)
+    question = read_question(attribute, reference, target, values, edit)
     if plan:
-        return _finish(plan_stage(ws, settings, run, question), as_json, workspace)
-    _finish(stages.analyze(ws, settings, run, question, pdf=pdf), as_json, workspace)
+        return finish(plan_stage(ws, settings, run, question), as_json, workspace)
+    finish(stages.analyze(ws, settings, run, question, pdf=pdf), as_json, workspace)
 
 
 @app.command()
@@ -460,8 +434,8 @@ def evaluate(
 
     ws, settings = _settings(workspace, seed, counterfactual={"source": source})
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
-    question = _question(attribute, reference, target, values, edit)
-    _finish(evaluate(ws, settings, run, question), as_json, workspace)
+    question = read_question(attribute, reference, target, values, edit)
+    finish(evaluate(ws, settings, run, question), as_json, workspace)
 
 
 @app.command()
@@ -498,8 +472,8 @@ def plant(
     ws, settings = _settings(workspace, seed)
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
     if collect:
-        return _finish(recovery(ws, settings, run), as_json)
-    _finish(plant(ws, settings, run, effect_hu=effect_hu, region=region, out=out), as_json)
+        return finish(recovery(ws, settings, run), as_json)
+    finish(plant(ws, settings, run, effect_hu=effect_hu, region=region, out=out), as_json)
 
 
 @app.command()
@@ -525,8 +499,8 @@ def demo(
     settings = PhantomSettings(subjects=subjects, null=null, seed=seed)
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
     if dry_run:
-        return _finish(phantom(out / "phantom", settings, run), as_json)
-    _finish(demo(out, settings, run), as_json)
+        return finish(phantom(out / "phantom", settings, run), as_json)
+    finish(demo(out, settings, run), as_json)
 
 
 @app.command()
@@ -558,11 +532,11 @@ def restore(
     from dgmvlc_cli.stages.restore import restore
 
     run = _run(force=force, dry_run=dry_run, as_json=as_json)
-    chosen: Any = _choice(kind, ("hu", "difference", "mask"), "--kind")
+    chosen: Any = one_of(kind, ("hu", "difference", "mask"), "--kind")
     result = restore(
         _workspace(workspace), run, files, subject=subject, kind=chosen, out=out, dicom=dicom
     )
-    _finish(result, as_json, workspace)
+    finish(result, as_json, workspace)
 
 
 @app.command()
@@ -600,66 +574,6 @@ def _settings(
     return ws, override(settings, {"": {"seed": seed}, **changes})
 
 
-def _choice(value: str | None, known: tuple[str, ...], option: str) -> str | None:
-    if value is not None and value not in known:
-        raise typer.BadParameter(f"{option} {value!r} is none of {', '.join(known)}")
-    return value
-
-
-def _question(
-    attribute: str | None,
-    reference: str | None,
-    target: str | None,
-    values: str | None,
-    edit: list[str] | None,
-) -> Question:
-    """The question that the shared options ask."""
-    from dgmvlc_cli.cohort import Question
-
-    return Question(
-        attribute=attribute,
-        reference=reference,
-        target=target,
-        values=tuple(_listed(values)),
-        edits=tuple(_edits(edit or []).items()),
-    )
-
-
-def _listed(text: str | None) -> list[str]:
-    """The parts of a comma-separated list, without blanks around them."""
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
-
-
-def _edits(texts: list[str]) -> dict[str, str | float]:
-    """attribute -> value from `attribute=value`."""
-    edits: dict[str, str | float] = {}
-    for text in texts:
-        name, equals, value = (part.strip() for part in text.partition("="))
-        if not (name and equals and value):
-            raise typer.BadParameter(
-                f'{text!r} is not of the form ATTRIBUTE=LEVEL, as in --edit smoking="never smoker"'
-            )
-        edits[name] = value
-    return edits
-
-
-def _require_only_names(compare: bool, analyses: list[str] | None, *others: object) -> None:
-    """A comparison takes names alone, and names make sense in a comparison alone."""
-    if not compare:
-        raise typer.BadParameter(f"{analyses} makes sense with --compare alone")
-    if any(others):
-        raise typer.BadParameter("--compare takes names of finished analyses and nothing else")
-
-
-def _spacing(text: str) -> float | str:
-    if text == "native":
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is neither a number of mm nor `native`") from None
-
-
 def _run(
     *,
     force: bool,
@@ -677,84 +591,13 @@ def _run(
         dry_run=dry_run,
         workers=workers or available_cores(),
         cluster=cluster,
-        reporter=Reporter() if as_json or not _is_first_process() else RichReporter(),
+        reporter=Reporter() if as_json or not is_first_process() else RichReporter(),
     )
 
 
-def _is_first_process() -> bool:
-    """Of the processes that share a training, the first one speaks."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _finish(result: StageResult, as_json: bool, workspace: Path = Path()) -> None:
-    """Print the result and leave with the stage's exit code."""
-    if not _is_first_process():
-        raise typer.Exit(result.exit_code)
-    following = result.next_command
-    if following.startswith("dgmvlc ") and workspace != Path():
-        following += f" -w {shlex.quote(str(workspace))}"
-    if as_json:
-        record = {"stage": result.stage, "exit_code": result.exit_code, **result.facts}
-        typer.echo(json.dumps({**record, "next": following}, indent=2, default=str))
-    else:
-        from rich.console import Console
-        from rich.text import Text
-
-        console = Console(highlight=False, soft_wrap=True)
-        for line in result.summary:
-            text = Text(line)
-            if result.stage == "edit":
-                text.highlight_regex(r"\[[^\[\]]+\]", "bold magenta")  # what differs
-            console.print(text)
-        if following:
-            console.print(f"[bold]Next:[/bold] [green]{following}[/green]")
-    raise typer.Exit(result.exit_code)
-
-
-def _explain(error: DgmvlcError) -> None:
-    """One message with the next move: on stderr, and as JSON on stdout where asked for."""
-    if "--json" in sys.argv:
-        record = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
-        typer.echo(json.dumps(record, indent=2))
-        return
-    from rich.console import Console
-    from rich.markup import escape
-
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(f"[bold red]Error:[/bold red] {escape(error.message)}")
-    if error.hint:
-        console.print(f"[bold]What to do:[/bold] {escape(error.hint)}")
-
-
-class InterruptedByUser(BaseException):
-    """Ctrl-C.  No `except Exception` on the way may take it for a subject's failure."""
-
-
-def _interrupt(signum: int, frame: object) -> None:
-    raise InterruptedByUser
-
-
 def main() -> None:
-    """Run a command; errors a user can act on end in one message, never in a traceback."""
-    signal.signal(signal.SIGINT, _interrupt)
-    try:
-        app()
-    except DgmvlcError as error:
-        if "DGMVLC_DEBUG" in os.environ:
-            raise
-        _explain(error)
-        sys.exit(error.exit_code)
-    except InterruptedByUser:
-        message = "Finished work is kept: the same command goes on from here."
-        _explain(DgmvlcError("Interrupted.", message, INTERRUPTED))
-        sys.exit(INTERRUPTED)
-    except OSError as error:
-        if "DGMVLC_DEBUG" in os.environ:
-            raise
-        from dgmvlc_cli.workspace import write_error
-
-        _explain(write_error(Path(error.filename or "a file"), error, "read or write"))
-        sys.exit(1)
+    """Run a command."""
+    guarded(app)
 
 
 if __name__ == "__main__":
