@@ -17,16 +17,9 @@ from scipy import ndimage
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.imaging.dicom import LOSSY_SYNTAXES, read_series
 from dgmvlc_cli.imaging.discovery import survey
+from dgmvlc_cli.imaging.files import read_volume
 from dgmvlc_cli.imaging.lungs import check_labels, segment
-from dgmvlc_cli.imaging.volume import (
-    AIR_HU,
-    LUNGS,
-    Grid,
-    Volume,
-    image_of,
-    read_volume,
-    resample_image,
-)
+from dgmvlc_cli.imaging.volume import AIR_HU, LUNGS, Grid, Volume, image_of, resample_image
 
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 

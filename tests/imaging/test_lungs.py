@@ -6,16 +6,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from dgmvlc_cli.imaging.files import read_labels, read_volume, volume_from_image
 from dgmvlc_cli.imaging.lungs import check_labels, label_lungs, lung_threshold, segment
-from dgmvlc_cli.imaging.volume import (
-    LUNGS,
-    Tissue,
-    Volume,
-    image_of,
-    read_labels,
-    read_volume,
-    volume_from_image,
-)
+from dgmvlc_cli.imaging.volume import LUNGS, Tissue, Volume, image_of
 from dgmvlc_cli.phantom.render import render
 from dgmvlc_cli.phantom.settings import PhantomSettings
 from dgmvlc_cli.phantom.table import true_subjects

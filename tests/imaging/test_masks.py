@@ -11,15 +11,9 @@ import SimpleITK as sitk
 
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.imaging import segmenters
+from dgmvlc_cli.imaging.files import read_labels, read_volume, write_labels
 from dgmvlc_cli.imaging.masks import MaskFiles, find_masks, given_segmentation
-from dgmvlc_cli.imaging.volume import (
-    LUNGS,
-    Tissue,
-    image_of,
-    read_labels,
-    read_volume,
-    write_labels,
-)
+from dgmvlc_cli.imaging.volume import LUNGS, Tissue, image_of
 
 RIGHT, LEFT, AIRWAY = Tissue.RIGHT_LUNG, Tissue.LEFT_LUNG, Tissue.AIRWAY
 
