@@ -18,7 +18,8 @@ from dgmvlc_cli.analysis.measures import measure_regions, wasserstein_hu
 from dgmvlc_cli.analysis.readings import MEASURE_COLUMNS, OBSERVED
 from dgmvlc_cli.analysis.zones import regions
 from dgmvlc_cli.generators.grid import place, place_lobes
-from dgmvlc_cli.imaging.volume import Volume, read_labels, read_lobes, read_volume
+from dgmvlc_cli.imaging.files import read_labels, read_lobes, read_volume
+from dgmvlc_cli.imaging.volume import Volume
 from dgmvlc_cli.workspace import Workspace
 
 DISTANCE_COLUMNS = ("subject", "fold", "seed", "contrast", "region", "measure", "value", "unit")

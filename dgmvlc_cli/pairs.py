@@ -16,7 +16,8 @@ from dgmvlc_cli.cohort import Cohort, read_folds, training_inputs
 from dgmvlc_cli.config import Settings
 from dgmvlc_cli.generators.grid import place
 from dgmvlc_cli.generators.model import Generator
-from dgmvlc_cli.imaging.volume import LUNGS, Volume, read_labels, read_volume, write_volume
+from dgmvlc_cli.imaging.files import read_labels, read_volume, write_volume
+from dgmvlc_cli.imaging.volume import LUNGS, Volume
 from dgmvlc_cli.text.describe import sentence
 from dgmvlc_cli.text.edits import bundle_values, edit_row
 from dgmvlc_cli.text.schema import Schema

@@ -13,16 +13,16 @@ from dgmvlc_cli import workspace
 from dgmvlc_cli.analysis.measures import measure
 from dgmvlc_cli.analysis.zones import LOBE_REGIONS, LUNG_REGIONS, regions
 from dgmvlc_cli.errors import UsageError
-from dgmvlc_cli.imaging.lobes import Lobe
-from dgmvlc_cli.imaging.masks import READY_MAPPINGS
-from dgmvlc_cli.imaging.volume import (
-    Volume,
+from dgmvlc_cli.imaging.files import (
     read_labels,
     read_lobes,
     read_volume,
     write_labels,
     write_volume,
 )
+from dgmvlc_cli.imaging.lobes import Lobe
+from dgmvlc_cli.imaging.masks import READY_MAPPINGS
+from dgmvlc_cli.imaging.volume import Volume
 from dgmvlc_cli.text.schema import Attribute, Schema
 from dgmvlc_cli.workspace import Workspace
 

@@ -11,7 +11,7 @@ import pytest
 from commands import dgmvlc
 from lobed import MAPPING, lobed_map
 
-from dgmvlc_cli.imaging.volume import read_labels, read_volume, write_labels
+from dgmvlc_cli.imaging.files import read_labels, read_volume, write_labels
 from dgmvlc_cli.text import projection
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -11,7 +11,7 @@ import pytest
 from commands import dgmvlc
 
 from dgmvlc_cli import workspace
-from dgmvlc_cli.imaging.volume import read_volume
+from dgmvlc_cli.imaging.files import read_volume
 
 ONE = ("--workers", "1")
 

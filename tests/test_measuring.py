@@ -14,15 +14,9 @@ from lobed import lobed
 from dgmvlc_cli import measuring
 from dgmvlc_cli.analysis.contrasts import Contrast
 from dgmvlc_cli.analysis.zones import LOBE_REGIONS, LUNG_REGIONS
+from dgmvlc_cli.imaging.files import read_labels, read_volume, write_labels, write_volume
 from dgmvlc_cli.imaging.lobes import Lobe
-from dgmvlc_cli.imaging.volume import (
-    Tissue,
-    Volume,
-    read_labels,
-    read_volume,
-    write_labels,
-    write_volume,
-)
+from dgmvlc_cli.imaging.volume import Tissue, Volume
 from dgmvlc_cli.measuring import ArmVolume, MeasureTask, look_at
 from dgmvlc_cli.workspace import Workspace
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dgmvlc_cli.analysis.contrasts import Contrast
-from dgmvlc_cli.imaging.volume import Tissue, Volume, read_volume, write_labels, write_volume
+from dgmvlc_cli.imaging.files import read_volume, write_labels, write_volume
+from dgmvlc_cli.imaging.volume import Tissue, Volume
 from dgmvlc_cli.pairs import (
     PairPlan,
     ReturnTask,

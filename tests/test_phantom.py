@@ -18,7 +18,8 @@ from scipy import ndimage
 from dgmvlc_cli.analysis.measures import measure
 from dgmvlc_cli.analysis.zones import LUNG_REGIONS, regions
 from dgmvlc_cli.errors import DgmvlcError, UsageError
-from dgmvlc_cli.imaging.volume import Tissue, read_labels, read_volume
+from dgmvlc_cli.imaging.files import read_labels, read_volume
+from dgmvlc_cli.imaging.volume import Tissue
 from dgmvlc_cli.phantom import PhantomSettings, write_cohort
 from dgmvlc_cli.phantom.cohort import TRUTH_MEASURES, truth_of
 from dgmvlc_cli.phantom.lungs import mottle

@@ -12,7 +12,8 @@ from commands import dgmvlc
 from dgmvlc_cli import workspace
 from dgmvlc_cli.analysis.zones import LOBE_REGIONS, LUNG_REGIONS, regions
 from dgmvlc_cli.errors import UsageError
-from dgmvlc_cli.imaging.volume import Tissue, Volume, read_labels, read_volume
+from dgmvlc_cli.imaging.files import read_labels, read_volume
+from dgmvlc_cli.imaging.volume import Tissue, Volume
 from dgmvlc_cli.planting import ATTRIBUTE, WITH, WITHOUT, Plant, carriers, changed, truth_rows
 
 ONE = ("--workers", "1")

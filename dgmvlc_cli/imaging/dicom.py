@@ -19,9 +19,10 @@ from pydicom.encaps import generate_frames
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage
 
 from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.imaging.files import MOST_COMPRESSION
 from dgmvlc_cli.imaging.stacking import MOST_LOST, Slice, in_order, stack
 from dgmvlc_cli.imaging.vocabulary import MODALITIES
-from dgmvlc_cli.imaging.volume import AIR_HU, MOST_COMPRESSION, Reading, volume_on_grid
+from dgmvlc_cli.imaging.volume import AIR_HU, Reading, volume_on_grid
 
 LOSSY_SYNTAXES = {
     "1.2.840.10008.1.2.4.50": "JPEG baseline (8 bit)",

@@ -21,12 +21,12 @@ from dgmvlc_cli.imaging.dicom import (
     refusal,
     slices_of,
 )
+from dgmvlc_cli.imaging.files import data_files, image_header, read_image
 from dgmvlc_cli.imaging.identity import Identity, SubjectRule
 from dgmvlc_cli.imaging.names import NIFTI_SUFFIXES, is_image_name, stem
 from dgmvlc_cli.imaging.scans import PassedOver, Scan, Survey, Traits, below, passed_over
 from dgmvlc_cli.imaging.stacking import Slice, difference
 from dgmvlc_cli.imaging.vocabulary import kernel_name, known_types, known_words
-from dgmvlc_cli.imaging.volume import data_files, image_header, read_image
 
 MASK_WORDS = ("mask", "label", "seg", "lobes", "lung-", "lung_", "lungs-", "lungs_", "wholelung",
               "roi", "airway")  # fmt: skip

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from dgmvlc_cli.errors import DgmvlcError, UsageError
+from dgmvlc_cli.imaging.files import read_labels
 from dgmvlc_cli.imaging.lobes import LOBE_OF, of_side, within_lungs
 from dgmvlc_cli.imaging.lungs import label_lungs
 from dgmvlc_cli.imaging.names import is_image_name, stem
-from dgmvlc_cli.imaging.volume import LUNGS, Tissue, Volume, read_labels
+from dgmvlc_cli.imaging.volume import LUNGS, Tissue, Volume
 
 ValuesOf = Mapping[str, tuple[int, ...]]
 # Values of label maps in use; what is not named becomes body or outside, as the scan says.

@@ -10,6 +10,7 @@ import numpy as np
 
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.imaging.dicom import read_series
+from dgmvlc_cli.imaging.files import read_scan_file
 from dgmvlc_cli.imaging.hounsfield import peaks, why_not_hu
 from dgmvlc_cli.imaging.lobes import LOBE_OF, Lobe, check_lobes, resample_lobes
 from dgmvlc_cli.imaging.lungs import check_labels
@@ -29,7 +30,6 @@ from dgmvlc_cli.imaging.volume import (
     Volume,
     crop_to_lungs,
     lung_box,
-    read_scan_file,
     resample_isotropic,
     resample_labels,
 )

@@ -11,15 +11,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.imaging.files import read_image
 from dgmvlc_cli.imaging.names import stem
-from dgmvlc_cli.imaging.volume import (
-    AIR_HU,
-    Grid,
-    fullest,
-    grid_of_image,
-    read_image,
-    resample_image,
-)
+from dgmvlc_cli.imaging.volume import AIR_HU, Grid, fullest, grid_of_image, resample_image
 
 ResultKind = Literal["hu", "difference", "mask"]
 OUTSIDE_VALUE = {"hu": AIR_HU, "difference": 0.0, "mask": 0.0}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from functools import cache
 from typing import Any
 
@@ -30,12 +32,12 @@ def segment_with(name: str, volume: Volume) -> Segmentation:
 
     `totalsegmentator` and `lungmask-lobes` find lobes, `builtin` and `lungmask` do not.
 
-    Raises DgmvlcError where the segmenter is not installed, or gives something else than labels
-    on the scan's grid.
+    Raises DgmvlcError where the segmenter is not installed, fails, or gives something else than
+    labels on the scan's grid.
     """
     if name == "builtin":
         return Segmentation(labels=segment(volume))
-    values = SEGMENTERS[name](volume)
+    values = _values(name, volume)
     if values.shape != volume.hu.shape:
         raise DgmvlcError(
             f"{name} gave a mask of shape {values.shape} for a scan of {volume.hu.shape}.",
@@ -43,6 +45,25 @@ def segment_with(name: str, volume: Volume) -> Segmentation:
         )
     mapping = READY_MAPPINGS[name].items()
     return segmentation(volume, parts_of((part, np.isin(values, found)) for part, found in mapping))
+
+
+def _values(name: str, volume: Volume) -> np.ndarray:
+    """What a segmenter makes of a scan; DgmvlcError where it fails, so that other scans go on.
+
+    They write to stdout, which is kept for results, and some end the process where weights lack.
+    """
+    try:
+        with redirect_stdout(sys.stderr):
+            return SEGMENTERS[name](volume)
+    except DgmvlcError:
+        raise
+    except (Exception, SystemExit) as error:
+        said = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        raise DgmvlcError(
+            f"The segmenter {name} failed: {said[0]}",
+            "It needs its weights, which it downloads when first used; try it by itself, or use "
+            "--segmenter builtin.",
+        ) from error
 
 
 def _lungmask(volume: Volume) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A scan with its geometry; reading, writing, resampling and cropping.
+"""A scan with its geometry; orienting, resampling and cropping.
 
 Axis order, orientation and the floor of the HU scale are settled here and nowhere else: what
 leaves this module has its indices growing towards Superior, Posterior and patient Left.
@@ -6,14 +6,10 @@ leaves this module has its indices growing towards Superior, Posterior and patie
 
 from __future__ import annotations
 
-import gzip
 import math
-import re
-import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,20 +17,11 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from dgmvlc_cli.errors import DgmvlcError
-from dgmvlc_cli.imaging.names import SINGLE_FILE_SUFFIXES
-from dgmvlc_cli.workspace import atomic_path
 
 AIR_HU = -1000.0
 SCANNER_FLOOR_HU = -1024.0
 # Padding of -6000..-1024 HU whose 16 signed bits were read as unsigned: 63536 is -2000.
 WRAPPED_PADDING_HU = (65536.0 - 6000.0, 65536.0 - 1024.0)
-NIFTI_FLOATS = {"16": "f4", "64": "f8"}  # number types by their NIfTI datatype code
-BLOCK_BYTES = 1 << 20
-NIFTI_MAGIC_AT = 344  # bytes into the header
-METAIMAGE_KEYS = ("NDims", "DimSize", "ElementType", "ElementDataFile")
-METAIMAGE_HEADER_BYTES = 1 << 16
-MOST_LABELS = 65535
-MOST_COMPRESSION = 1100  # deflate cannot do better than 1032 : 1
 # A filter whose full width at half maximum is f has a standard deviation of f / 2.3548.
 FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 
@@ -104,77 +91,6 @@ class Reading:
     grid: Grid
     facts: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-
-def read_scan_file(path: Path) -> Reading:
-    """Read a CT from NIfTI, NRRD or MetaImage, oriented to LPS, with the grid of the file.
-
-    Oblique direction cosines are kept; axes are only permuted and flipped.  Raises DgmvlcError for
-    a file that is missing, truncated, not 3-D, not scalar, or that has non-finite voxels.
-    """
-    image = read_image(path)
-    return Reading(
-        volume=volume_from_image(image, source=path),
-        grid=grid_of_image(image),
-        notes=tuple(_geometry_doubts(image)),
-    )
-
-
-def _geometry_doubts(image: sitk.Image) -> list[str]:
-    """What a NIfTI header leaves open about orientation and size."""
-    if not image.HasMetaDataKey("qform_code"):
-        return []
-    if image.GetMetaData("qform_code") == image.GetMetaData("sform_code") == "0":
-        return ["no orientation in its header (qform and sform are 0): left may be right"]
-    identity = np.allclose(np.abs(image.GetDirection()), AXES_OF_LPS)
-    if identity and image.GetSpacing() == (1.0,) * 3 and not any(image.GetOrigin()):
-        return ["identity affine in its header: orientation and voxel size may have been lost"]
-    return []
-
-
-def read_volume(path: Path) -> Volume:
-    """The volume that read_scan_file gives."""
-    return read_scan_file(path).volume
-
-
-def write_volume(path: Path, volume: Volume) -> None:
-    """Write HU as int16 with the right geometry, atomically; same input, same bytes."""
-    limits = np.iinfo(np.int16)
-    hu = np.clip(np.rint(volume.hu), limits.min, limits.max).astype(np.int16)
-    write_on_grid(path, hu, grid_of(volume))
-
-
-def read_labels(path: Path, like: Volume | None = None) -> np.ndarray:
-    """Read a label map as uint8 (z, y, x) in LPS orientation; uint16 if it needs that many values.
-
-    With `like`, the labels are brought onto its grid by nearest neighbour.  Raises DgmvlcError
-    where the values are no labels, or where the map does not cover the scan it is meant for.
-    """
-    image = read_image(path)
-    if like is not None and not _same_grid(image, like):
-        _require_overlap(image, like, path)
-        image = sitk.Resample(
-            image, image_of(like.hu, like), sitk.Transform(), sitk.sitkNearestNeighbor
-        )
-    values = sitk.GetArrayFromImage(oriented(image))
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= MOST_LABELS and np.array_equal(values, np.round(values))):
-        raise DgmvlcError(
-            f"{path}: not a label map, values run from {low:g} to {high:g}; "
-            f"whole numbers in 0..{MOST_LABELS} were expected",
-            "Give a mask, not a scan or a probability map.",
-        )
-    return values.astype(np.uint8 if high < 256 else np.uint16)
-
-
-def read_lobes(path: Path) -> np.ndarray | None:
-    """Lobe labels beside a mask of the workspace, as read_labels; None where there are none."""
-    return read_labels(path) if path.exists() else None
-
-
-def write_labels(path: Path, labels: np.ndarray, volume: Volume) -> None:
-    """Write uint8 (z, y, x) labels that lie on the grid of `volume`, atomically."""
-    write_on_grid(path, labels.astype(np.uint8), grid_of(volume))
 
 
 def resample_isotropic(volume: Volume, spacing_mm: float) -> Volume:
@@ -356,15 +272,6 @@ def volume_on_grid(hu: np.ndarray, grid: Grid) -> Volume:
     )
 
 
-def volume_from_image(image: sitk.Image, source: Path) -> Volume:
-    """A Volume from a SimpleITK image of HU in any orientation; `source` is named in errors."""
-    values = sitk.GetArrayFromImage(image)
-    broken = values.size - int(np.isfinite(values).sum())
-    if broken:
-        raise _not_finite(source, broken)
-    return volume_on_grid(values, grid_of_image(image))
-
-
 def oriented(image: sitk.Image) -> sitk.Image:
     """The image with its axes in the order and sense of LPS; itself where they are already."""
     return image if _is_lps(image.GetDirection()) else sitk.DICOMOrient(image, "LPS")
@@ -372,196 +279,6 @@ def oriented(image: sitk.Image) -> sitk.Image:
 
 def _is_lps(direction: tuple[float, ...]) -> bool:
     return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(direction) == "LPS"
-
-
-def read_image(path: Path) -> sitk.Image:
-    """Read a complete scalar 3-D image; DgmvlcError names the file and what is wrong with it.
-
-    A fourth axis of length 1 is dropped.
-    """
-    reader = image_header(path)
-    size = reader.GetSize()
-    if len(size) == 4 and size[3] == 1:
-        reader.SetExtractSize([*size[:3], 0])
-    elif len(size) != 3 or reader.GetNumberOfComponents() != 1:
-        raise DgmvlcError(
-            f"{path}: one 3-D volume was expected, got size {reader.GetSize()} with "
-            f"{reader.GetNumberOfComponents()} value(s) per voxel",
-            "Split a time series or a multi-channel file into single 3-D volumes.",
-        )
-    if reader.HasMetaDataKey("vox_offset"):
-        _require_sound_nifti(path, reader)
-    _require_believable_size(path, reader)
-    try:
-        return reader.Execute()
-    except RuntimeError as error:
-        raise _unreadable(path, error) from error
-
-
-def image_header(path: Path) -> sitk.ImageFileReader:
-    """A reader that has read size, type and geometry of an image file, but no voxels yet."""
-    if not path.is_file():
-        raise DgmvlcError(f"{path}: no such file", "Check the path.")
-    if path.suffix.lower() in (".mha", ".mhd"):
-        _require_sound_metaimage(path)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise _unreadable(path, error) from error
-    return reader
-
-
-def _unreadable(path: Path, error: RuntimeError) -> DgmvlcError:
-    reason = str(error).strip().splitlines()[-1].removeprefix("sitk::ERROR: ")
-    return DgmvlcError(
-        f"{path}: cannot be read as an image; damaged, cut short or of another format ({reason})",
-        "Copy or export the file again; NIfTI, NRRD and MHA/MHD are read.",
-    )
-
-
-def _require_sound_metaimage(path: Path) -> None:
-    """Refuse a MetaImage whose header is not `Key = value` lines up to ElementDataFile.
-
-    ITK frees memory that it never had on some broken headers, and takes the process down.
-    """
-    with path.open("rb") as stream:
-        lines = stream.read(METAIMAGE_HEADER_BYTES).split(b"\n")
-    keys = []
-    for line in lines:
-        found = re.match(rb"([A-Z][A-Za-z0-9_]*) *= *[ -~\t]*\r?$", line)
-        if not found:
-            break
-        keys.append(found[1].decode())
-        if keys[-1] == "ElementDataFile":
-            break
-    missing = [key for key in METAIMAGE_KEYS if key not in keys]
-    if missing:
-        raise DgmvlcError(
-            f"{path}: its header is damaged (no {', '.join(missing)})",
-            "Copy or export the file again.",
-        )
-
-
-def _require_sound_nifti(path: Path, reader: sitk.ImageFileReader) -> None:
-    """Refuse a NIfTI that is cut short or holds non-finite numbers.
-
-    ITK's reader puts zeros in place of both, which is water in HU, and says nothing.
-    """
-    offset = int(float(reader.GetMetaData("vox_offset")))
-    expected = offset + math.prod(reader.GetSize()) * int(reader.GetMetaData("bitpix")) // 8
-    try:
-        found, broken = _scan_bytes(path, offset, NIFTI_FLOATS.get(reader.GetMetaData("datatype")))
-    except (OSError, EOFError, zlib.error) as error:
-        raise DgmvlcError(
-            f"{path}: the compressed file is damaged or cut short ({error})",
-            "Copy or export the file again.",
-        ) from error
-    if found < expected:
-        raise DgmvlcError(
-            f"{path}: cut short, {found} bytes where its header promises {expected}",
-            "Copy or export the file again.",
-        )
-    if broken:
-        raise _not_finite(path, broken)
-
-
-def _require_believable_size(path: Path, reader: sitk.ImageFileReader) -> None:
-    """Refuse a header that promises more voxels than its files can hold, before memory is taken."""
-    files = (path, *data_files(path))
-    if path.suffix.lower() in (".mhd", ".nhdr") and len(files) == 1:
-        return  # a list of files, one per slice, which the reader checks itself
-    voxels, stored = math.prod(reader.GetSize()), sum(one.stat().st_size for one in files)
-    if voxels > MOST_COMPRESSION * stored:
-        raise DgmvlcError(
-            f"{path}: its header promises {' x '.join(map(str, reader.GetSize()))} voxels, "
-            f"which {stored} bytes cannot hold",
-            "Copy or export the file again.",
-        )
-
-
-def data_files(path: Path) -> tuple[Path, ...]:
-    """The voxel file that an .mhd or .nhdr header names."""
-    if path.suffix.lower() not in (".mhd", ".nhdr"):
-        return ()
-    found = re.search(
-        r"^(?:ElementDataFile\s*=|data ?file\s*:)\s*(.+?)\s*$",
-        path.read_text(errors="replace"),
-        re.IGNORECASE | re.MULTILINE,
-    )
-    data = path.parent / found[1] if found else path
-    return (data,) if data != path and data.is_file() else ()
-
-
-def _scan_bytes(path: Path, offset: int, number: str | None) -> tuple[int, int]:
-    """Bytes of an uncompressed file, and how many of its numbers after `offset` are not finite."""
-    packed = path.name.lower().endswith(".gz")
-    with gzip.open(path) if packed else path.open("rb") as stream:
-        head = stream.read(offset)
-        if head[NIFTI_MAGIC_AT:][:2] not in (b"n+", b"ni"):
-            raise DgmvlcError(
-                f"{path}: not NIfTI but Analyze 7.5, which does not tell left from right",
-                "Convert it to NIfTI from its source again.",
-            )
-        # The first number of a header is its size, 348, in the file's byte order.
-        order = "<" if head[:4] == (348).to_bytes(4, "little") else ">"
-        size, broken = len(head), 0
-        while block := stream.read(BLOCK_BYTES):
-            size += len(block)
-            if number is not None:
-                whole = block[: len(block) // 8 * 8]
-                broken += int((~np.isfinite(np.frombuffer(whole, order + number))).sum())
-    return size, broken
-
-
-def _not_finite(source: Path, broken: int) -> DgmvlcError:
-    return DgmvlcError(
-        f"{source}: {broken} voxels are not finite numbers",
-        "Replace them by -1000 (air) if they are padding, or export the scan again.",
-    )
-
-
-def write_on_grid(path: Path, array: np.ndarray, grid: Grid) -> None:
-    """Write an array (z, y, x) of any number type that lies on a grid, atomically."""
-    if not path.name.endswith(SINGLE_FILE_SUFFIXES):
-        raise DgmvlcError(
-            f"{path}: unknown format to write an image in",
-            f"Use one of {', '.join(SINGLE_FILE_SUFFIXES)}.",
-        )
-    with atomic_path(path) as part:
-        try:
-            sitk.WriteImage(image_of_grid(array, grid), str(part), useCompression=True)
-        except RuntimeError as error:
-            raise DgmvlcError(
-                f"{path}: cannot be written ({str(error).strip().splitlines()[-1]})",
-                "Check that the disk is not full, and run the same command again.",
-            ) from error
-
-
-def _same_grid(image: sitk.Image, volume: Volume) -> bool:
-    """Whether an image of any orientation has the very voxels of a volume."""
-    image = oriented(image)
-    return image.GetSize()[::-1] == volume.hu.shape and all(
-        np.allclose(got, expected, atol=1e-3)
-        for got, expected in (
-            (image.GetSpacing()[::-1], volume.spacing_mm),
-            (image.GetOrigin(), volume.origin_mm),
-            (image.GetDirection(), volume.direction),
-        )
-    )
-
-
-def _require_overlap(image: sitk.Image, volume: Volume, path: Path) -> None:
-    """Refuse a mask that does not reach the middle of its scan."""
-    middle = volume.to_lps_mm((np.asarray(volume.hu.shape) - 1) / 2)
-    index = image.TransformPhysicalPointToContinuousIndex(tuple(float(mm) for mm in middle))
-    if not all(-0.5 <= at <= size - 0.5 for at, size in zip(index, image.GetSize(), strict=True)):
-        raise DgmvlcError(
-            f"{path}: the mask lies elsewhere than its scan (mask origin {image.GetOrigin()} mm, "
-            f"scan origin {volume.origin_mm} mm)",
-            "Check that mask and scan belong together and that both headers are right.",
-        )
 
 
 def _is_on(volume: Volume, grid: Grid) -> bool:

@@ -14,13 +14,8 @@ import pandas as pd
 from dgmvlc_cli import __version__
 from dgmvlc_cli.analysis.measures import MEASURES, Sample
 from dgmvlc_cli.analysis.zones import LUNG_REGIONS, regions
-from dgmvlc_cli.imaging.volume import (
-    Volume,
-    resample_isotropic,
-    resample_labels,
-    write_labels,
-    write_volume,
-)
+from dgmvlc_cli.imaging.files import write_labels, write_volume
+from dgmvlc_cli.imaging.volume import Volume, resample_isotropic, resample_labels
 from dgmvlc_cli.parallel import run
 from dgmvlc_cli.phantom.render import Scene, scene
 from dgmvlc_cli.phantom.settings import PhantomSettings

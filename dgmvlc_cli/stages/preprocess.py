@@ -92,10 +92,10 @@ def find_scans(ws: Workspace, settings: Settings) -> tuple[Survey, Identity]:
 
 def prepare_scan(task: ScanTask) -> dict[str, Any]:
     """Prepare one scan unless it is current; returns its row of subjects.tsv."""
+    from dgmvlc_cli.imaging.files import write_labels, write_volume
     from dgmvlc_cli.imaging.masks import find_masks
     from dgmvlc_cli.imaging.prepare import prepare
     from dgmvlc_cli.imaging.qc import draw_qc
-    from dgmvlc_cli.imaging.volume import write_labels, write_volume
 
     ws, subject = task.workspace, task.subject
     masks = find_masks(task.scan.subject, task.masks, subject) if task.masks else None

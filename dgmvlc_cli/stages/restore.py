@@ -102,6 +102,7 @@ def _restore_one(
     dicom: bool,
 ) -> bool:
     """Restore a file unless that is done already; returns whether it was done now."""
+    from dgmvlc_cli.imaging.files import write_on_grid
     from dgmvlc_cli.imaging.parametric import write_parametric_map
     from dgmvlc_cli.imaging.restoring import (
         grid_from_record,
@@ -109,7 +110,6 @@ def _restore_one(
         read_result,
         restore_image,
     )
-    from dgmvlc_cli.imaging.volume import write_on_grid
 
     image = read_result(path, tuple(record["facts"]["spacing_mm"]))
     kind = kind or kind_of_result(path, image)

@@ -95,7 +95,7 @@ def load_images(
     Subjects that fail are left out of the arrays; raises DgmvlcError where all do.
     """
     from dgmvlc_cli.generators.grid import place
-    from dgmvlc_cli.imaging.volume import read_labels, read_volume
+    from dgmvlc_cli.imaging.files import read_labels, read_volume
 
     preset = settings.preset
     hu, labels, failed = [], [], {}

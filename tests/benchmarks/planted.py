@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from dgmvlc_cli.imaging.volume import Volume, read_labels, read_volume, write_labels, write_volume
+from dgmvlc_cli.imaging.files import read_labels, read_volume, write_labels, write_volume
+from dgmvlc_cli.imaging.volume import Volume
 from dgmvlc_cli.workspace import generator
 
 WARP_MM, WARP_SMOOTH_MM = 12.0, 60.0

@@ -17,16 +17,9 @@ from scipy import ndimage
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.imaging.dicom import LOSSY_SYNTAXES, read_series
 from dgmvlc_cli.imaging.discovery import survey
-from dgmvlc_cli.imaging.lungs import segment
-from dgmvlc_cli.imaging.volume import (
-    AIR_HU,
-    LUNGS,
-    Grid,
-    Volume,
-    image_of,
-    read_volume,
-    resample_image,
-)
+from dgmvlc_cli.imaging.files import read_volume
+from dgmvlc_cli.imaging.lungs import check_labels, segment
+from dgmvlc_cli.imaging.volume import AIR_HU, LUNGS, Grid, Volume, image_of, resample_image
 
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 
@@ -306,6 +299,29 @@ def test_the_real_series_with_a_slice_lost_is_interpolated_and_told(how, real_se
     np.testing.assert_allclose(
         reading.volume.hu[39], (whole.hu[38] + whole.hu[40]) / 2, rtol=1e-3, atol=1
     )
+
+
+def test_the_real_series_without_an_end_is_told_where_its_headers_or_its_lungs_show_it(
+    real_series, rewrite
+):
+    folder, whole = real_series
+    files = sorted(folder.iterdir())
+    (told,) = read_series(files[1:]).notes
+    assert told == (
+        "1 slice may be missing beyond IMG0002.dcm (z = -356.3 mm): the series' own numbers begin "
+        "at 2"
+    )
+    assert not read_series(files[:-1]).notes  # its headers know of no 79
+    rewrite(files[0], ImagesInAcquisition=79)
+    (told,) = read_series(files[:-1]).notes
+    assert told == (
+        "1 slice may be missing beyond IMG0078.dcm (z = -53.2 mm): its header counts 79"
+    )
+    labels = segment(whole)
+    assert check_labels(whole, labels) == []
+    for cut, end in ((np.s_[20:], "bottom"), (np.s_[:-20], "top")):
+        part = replace(whole, hu=whole.hu[cut])
+        assert check_labels(part, labels[cut])[-1] == f"lungs cut off by the {end} of the scan"
 
 
 def test_the_real_series_with_a_copy_or_exchanged_names_is_the_same(real_series):

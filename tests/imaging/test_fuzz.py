@@ -9,7 +9,7 @@ import pytest
 from enhanced import write_enhanced
 from fuzzing import damaged, outcome
 
-from dgmvlc_cli.imaging.volume import write_volume
+from dgmvlc_cli.imaging.files import write_volume
 
 FILES = 60
 

@@ -18,19 +18,11 @@ from lobed import MAPPING, lobed, lobed_map
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.imaging import segmenters
 from dgmvlc_cli.imaging.discovery import survey
+from dgmvlc_cli.imaging.files import read_labels, read_volume, write_labels, write_volume
 from dgmvlc_cli.imaging.lobes import Lobe, check_lobes, resample_lobes
 from dgmvlc_cli.imaging.masks import MaskFiles, Segmentation, find_masks, given_segmentation
 from dgmvlc_cli.imaging.prepare import Handling, prepare
-from dgmvlc_cli.imaging.volume import (
-    LUNGS,
-    Tissue,
-    image_of,
-    read_labels,
-    read_volume,
-    resample_labels,
-    write_labels,
-    write_volume,
-)
+from dgmvlc_cli.imaging.volume import LUNGS, Tissue, image_of, resample_labels
 from dgmvlc_cli.workspace import read_table
 
 RIGHT, LEFT, AIRWAY = Tissue.RIGHT_LUNG, Tissue.LEFT_LUNG, Tissue.AIRWAY

@@ -6,16 +6,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from dgmvlc_cli.imaging.files import read_labels, read_volume, volume_from_image
 from dgmvlc_cli.imaging.lungs import check_labels, label_lungs, lung_threshold, segment
-from dgmvlc_cli.imaging.volume import (
-    LUNGS,
-    Tissue,
-    Volume,
-    image_of,
-    read_labels,
-    read_volume,
-    volume_from_image,
-)
+from dgmvlc_cli.imaging.volume import LUNGS, Tissue, Volume, image_of
 from dgmvlc_cli.phantom.render import render
 from dgmvlc_cli.phantom.settings import PhantomSettings
 from dgmvlc_cli.phantom.table import true_subjects
@@ -69,25 +62,55 @@ def test_the_lungs_of_the_phantom_are_found_one_by_one(spacing_mm, dice):
     assert airway > (0.85 if spacing_mm == 2.0 else 0.65)
 
 
-@pytest.mark.parametrize(
-    "spacing_mm", [(4.0, 4.0, 8.0), (2.5, 2.5, 5.0), (8.0, 8.0, 8.0), (5.0, 5.0, 10.0)]
-)
-def test_voxel_size_does_not_change_the_lungs(spacing_mm, real_scan, real_labels):
-    image = image_of(real_scan.hu, real_scan)
+def on_spacing(volume: Volume, spacing_mm: tuple[float, float, float]) -> Volume:
+    """A volume interpolated at steps (x, y, z) from its first voxel on."""
+    image = image_of(volume.hu, volume)
     size = [
         int((count - 1) * old / new) + 1
         for count, old, new in zip(image.GetSize(), image.GetSpacing(), spacing_mm, strict=True)
     ]
-    coarse = sitk.Resample(
+    resampled = sitk.Resample(
         image, size, sitk.Transform(), sitk.sitkBSpline, image.GetOrigin(), spacing_mm
     )
-    volume = volume_from_image(coarse, source=None)
+    return volume_from_image(resampled, source=None)
+
+
+@pytest.fixture(scope="module")
+def interpolated_hu(real_scan):
+    """Mean lung HU of the real scan on cubic voxels between its own."""
+    cubic = on_spacing(real_scan, (3.0, 3.0, 3.0))
+    return lung_facts(cubic, segment(cubic))[1]
+
+
+@pytest.mark.parametrize(
+    ("spacing_mm", "most_hu"),
+    [
+        ((4.0, 4.0, 8.0), 3),
+        ((2.5, 2.5, 5.0), 3),
+        ((8.0, 8.0, 8.0), 3),
+        ((5.0, 5.0, 10.0), 3),
+        ((4.0, 4.0, 2.0), 3),
+        ((2.0, 2.0, 8.0), 3),
+        ((6.0, 6.0, 3.0), 3),
+        ((3.0, 5.0, 4.0), 3.5),
+    ],
+)
+def test_voxel_size_does_not_change_the_lungs(
+    spacing_mm, most_hu, real_scan, real_labels, interpolated_hu
+):
+    volume = on_spacing(real_scan, spacing_mm)
     labels = segment(volume)
     lung_ml, mean_hu = lung_facts(volume, labels)
     expected_ml, expected_hu = lung_facts(real_scan, real_labels)
     assert lung_ml == pytest.approx(expected_ml, rel=0.01)
-    # Interpolation alone blurs the rim into the lung: half a voxel of shift moves the mean by 4 HU.
-    assert mean_hu == pytest.approx(expected_hu, abs=3)
+    # Against the scan's own voxels up to 3.3 HU, which are interpolation and not the mask.  The rim
+    # holds 18 % of the lung's voxels, 193 HU above the rest; its share of the mean goes with the
+    # blur of the edge, and any interpolation blurs: half a voxel of shift alone moves the mean by
+    # 4.1 HU (cubic), 3.3 (quintic), 2.7 (without any loss); linear interpolation moves it by 13.
+    # A lower threshold, which leaves more of the rim out, would keep within 2 HU from -550 on, but
+    # miss the reference by 2 % of the volume and 9 HU.  Between interpolated scans it is 2 HU.
+    assert mean_hu == pytest.approx(expected_hu, abs=most_hu)
+    assert mean_hu == pytest.approx(interpolated_hu, abs=2)
     median, expected = (
         np.median(one.hu[np.isin(found, LUNGS)])
         for one, found in ((volume, labels), (real_scan, real_labels))

@@ -11,15 +11,9 @@ import SimpleITK as sitk
 
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.imaging import segmenters
+from dgmvlc_cli.imaging.files import read_labels, read_volume, write_labels
 from dgmvlc_cli.imaging.masks import MaskFiles, find_masks, given_segmentation
-from dgmvlc_cli.imaging.volume import (
-    LUNGS,
-    Tissue,
-    image_of,
-    read_labels,
-    read_volume,
-    write_labels,
-)
+from dgmvlc_cli.imaging.volume import LUNGS, Tissue, image_of
 
 RIGHT, LEFT, AIRWAY = Tissue.RIGHT_LUNG, Tissue.LEFT_LUNG, Tissue.AIRWAY
 
@@ -187,3 +181,18 @@ def test_a_segmenter_that_is_not_installed_is_named_with_what_to_install(name, c
     with pytest.raises(DgmvlcError, match=f"{name} is not installed") as caught:
         segmenters.segment_with(name, chest[0])
     assert f"dgmvlc[{name}]" in caught.value.hint
+
+
+@pytest.mark.parametrize("ending", [RuntimeError("no weights\nat that address"), SystemExit(1)])
+def test_a_segmenter_that_fails_fails_for_its_scan_and_keeps_off_stdout(
+    ending, chest, monkeypatch, capsys
+):
+    def failing(volume):
+        print("No GPU found")
+        raise ending
+
+    monkeypatch.setitem(segmenters.SEGMENTERS, "lungmask", failing)
+    with pytest.raises(DgmvlcError, match=r"lungmask failed: (at that address|1)") as caught:
+        segmenters.segment_with("lungmask", chest[0])
+    assert "weights" in caught.value.hint
+    assert capsys.readouterr().out == ""

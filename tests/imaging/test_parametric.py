@@ -12,7 +12,8 @@ from commands import dgmvlc
 
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.imaging import parametric
-from dgmvlc_cli.imaging.volume import Grid, image_of, read_image
+from dgmvlc_cli.imaging.files import read_image
+from dgmvlc_cli.imaging.volume import Grid, image_of
 
 AXES = {
     "straight": np.eye(3),

@@ -8,10 +8,11 @@ import pytest
 
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.imaging.discovery import survey
+from dgmvlc_cli.imaging.files import write_labels, write_volume
 from dgmvlc_cli.imaging.hounsfield import peaks, why_not_hu
 from dgmvlc_cli.imaging.masks import MaskFiles
 from dgmvlc_cli.imaging.prepare import Handling, prepare
-from dgmvlc_cli.imaging.volume import LUNGS, Tissue, write_labels, write_volume
+from dgmvlc_cli.imaging.volume import LUNGS, Tissue
 
 
 @pytest.fixture

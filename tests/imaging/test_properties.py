@@ -14,14 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dgmvlc_cli.imaging.dicom import read_series
+from dgmvlc_cli.imaging.files import read_scan_file, read_volume, write_volume
 from dgmvlc_cli.imaging.restoring import restore_image
-from dgmvlc_cli.imaging.volume import (
-    grid_of_image,
-    image_of,
-    read_scan_file,
-    read_volume,
-    write_volume,
-)
+from dgmvlc_cli.imaging.volume import grid_of_image, image_of
 
 few = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
