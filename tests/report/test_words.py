@@ -53,10 +53,10 @@ def test_prose_gets_minus_signs_and_arrows_and_keeps_its_hyphens() -> None:
 
 def test_names_unknown_here_are_written_out() -> None:
     assert words.region_label("upper") == "Upper third"
-    assert words.region_label("right_upper_lobe") == "Right upper lobe"
+    assert words.region_label("right_apex") == "Right apex"
     assert words.measure_label("laa950_percent") == "LAA−950"
     assert words.measure_label("fractal_dimension") == "Fractal dimension"
-    assert words.region_order("right_upper_lobe") > words.region_order("outside")
+    assert words.region_order("right_apex") > words.region_order("outside")
 
 
 @pytest.mark.parametrize(
