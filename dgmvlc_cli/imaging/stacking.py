@@ -247,8 +247,9 @@ def _lost_ends(slices: Sequence[Slice]) -> list[str]:
     """
     numbers = [one.number for one in slices if one.number is not None]
     most = max(MOST_LOST * len(slices), 1)
-    steps = np.sign(np.diff(numbers))
-    if len(numbers) < len(slices) or not len(steps) or abs(steps.sum()) < len(steps):
+    steps = np.diff(numbers)
+    runs = len(steps) and len(set(np.sign(steps))) == 1 and np.median(np.abs(steps)) == 1
+    if len(numbers) < len(slices) or not runs or slices[0].of == len(slices):
         return []
     before = min(numbers) - 1
     after = max((one.of or 0) for one in slices) - max(numbers)

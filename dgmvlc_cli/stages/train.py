@@ -266,6 +266,7 @@ def _model_sidecar(
     practice: Practice,
 ) -> Sidecar:
     from dgmvlc_cli.cohort import training_inputs
+    from dgmvlc_cli.text.rewording import said_in
 
     subjects = [one for one, used in zip(cohort.subjects, use, strict=True) if used]
     name = settings.train.model
@@ -273,6 +274,7 @@ def _model_sidecar(
         **asdict(plan),
         **training_inputs(ws, cohort, subjects),
         "practice": hashlib.sha256(practice.codes.tobytes()).hexdigest(),
+        **({"phrases": said_in(cohort.schema)} if plan.rewordings else {}),
         "version": __version__,
     }
     path = ws.fold(name, plan.fold) / "train.json"

@@ -68,6 +68,11 @@ def phrases(attribute: Attribute) -> Sequence[str]:
     return (*own, *attribute.paraphrases)
 
 
+def said_in(schema: Schema) -> dict[str, list[str]]:
+    """The templates of every attribute that is said, on which all rewordings depend."""
+    return {name: list(phrases(a)) for name, a in schema.attributes.items() if a.in_sentence}
+
+
 def _with_a_phrase(attribute: Attribute, stream: np.random.Generator) -> Attribute:
     choice = phrases(attribute)
     template = choice[int(stream.integers(len(choice)))]
