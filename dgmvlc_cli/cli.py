@@ -445,7 +445,7 @@ def plant(
         float, typer.Option("--effect-hu", help="Change in HU, for example 10 or -20.")
     ] = 10.0,
     region: Annotated[
-        str, typer.Option("--region", help="Where: lungs, upper, lower, ...; see `dgmvlc info`.")
+        str, typer.Option("--region", help="Where: lungs, upper, middle, lower, core, rind, ...")
     ] = "upper",
     out: Annotated[
         Path | None,

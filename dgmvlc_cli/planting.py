@@ -58,7 +58,7 @@ class Plant:
             )
         if self.region not in LUNG_REGIONS:
             raise UsageError(
-                f"Nothing is planted in {self.region!r}, which is no region of the lungs.",
+                f"Nothing is planted in {self.region!r}: no region of the lungs of every scan.",
                 f"Choose one of: {', '.join(LUNG_REGIONS)}.",
             )
 

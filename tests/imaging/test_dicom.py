@@ -121,6 +121,9 @@ def test_a_count_of_something_else_is_not_believed(ramp, tmp_path):
     numbered(files[:4], first=2)
     numbered(files[4:], first=3)  # two runs
     assert not read_series(files).notes
+    assert not read_series(numbered(files, first=10, step=10)).notes
+    # A localizer took the first number, and all slices are there.
+    assert not read_series(numbered(files, first=2, of=len(files))).notes
 
 
 def test_more_missing_slices_than_allowed_are_a_failure_with_their_position(ramp, tmp_path):
