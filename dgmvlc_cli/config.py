@@ -6,7 +6,6 @@ No torch here: the command line reads this module for its help texts.
 from __future__ import annotations
 
 import difflib
-import json
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dgmvlc_cli.errors import DgmvlcError, UsageError
-from dgmvlc_cli.text.schema import Schema, schema_toml
+from dgmvlc_cli.text.schema import Schema, schema_toml, toml_value
 
 MODELS = ("flow", "diffusion", "gan")
 FUSIONS = ("affine", "cross-attention", "both", "none")
@@ -311,17 +310,9 @@ def settings_toml(settings: Settings) -> str:
     lines = [SETTINGS_HEADER, f"seed = {settings.seed}"]
     for name, values in sections.items():
         lines += ["", f"[{name}]"]
-        lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
+        lines += [f"{key} = {toml_value(value)}" for key, value in values.items()]
     text = "\n".join(lines) + "\n\n"
     return text + (schema_toml(settings.require_schema(), {}) if schema else "")
-
-
-def _toml(value: Any) -> str:
-    """A JSON value as TOML, whose inline tables have `=` for `:`."""
-    if not isinstance(value, dict):
-        return json.dumps(value, ensure_ascii=False)
-    pairs = (f"{json.dumps(key, ensure_ascii=False)} = {_toml(one)}" for key, one in value.items())
-    return f"{{{', '.join(pairs)}}}"
 
 
 def parse_settings(content: dict[str, Any], source: str) -> Settings:
@@ -347,9 +338,14 @@ def override(settings: Settings, changes: dict[str, dict[str, Any]]) -> Settings
 
 
 def explain(error: ValidationError, source: str) -> tuple[str, str]:
-    """Message and hint for what is wrong; an unknown key first, since it explains a missing one."""
-    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    place = ".".join(str(part) for part in first["loc"])
+    """Message and hint for what is wrong; an unknown key first, since it explains a missing one.
+
+    Of a value that could be of several types, the deepest complaint is of the one that was meant.
+    """
+    first = min(
+        error.errors(), key=lambda one: (one["type"] != "extra_forbidden", -len(one["loc"]))
+    )
+    place = ".".join(part for part in map(str, first["loc"]) if not _is_type(part))
     if first["type"] == "extra_forbidden":
         known = known_keys(first["loc"][:-1])
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
@@ -362,6 +358,12 @@ def explain(error: ValidationError, source: str) -> tuple[str, str]:
     # A whole section is no news; the reason names what in it does not fit together.
     got = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
     return f"`{place}` in {source}: {reason}{got}.", "Correct the value."
+
+
+def _is_type(part: str) -> bool:
+    """Whether pydantic added a part to a place, to tell the types that a value could be of."""
+    types = ("str", "float", "int", "bool")
+    return "[" in part or part.removeprefix("constrained-") in types
 
 
 def known_keys(location: tuple[str | int, ...]) -> list[str]:

@@ -125,3 +125,16 @@ def test_the_papers_preset_asks_for_its_model_in_one_short_line():
     assert len(raised.value.message) < 100
     settings = parse_settings({**MINIMAL, "train": {"preset": "paper", "model": "diffusion"}}, "x")
     assert settings.preset.wavelet_levels == 0
+
+
+@pytest.mark.parametrize(
+    ("scans", "said"),
+    [
+        ({"mask_labels": {"right_uper_lobe": [1]}}, "`scans.mask_labels.right_uper_lobe` in"),
+        ({"spacing_mm": 0}, "`scans.spacing_mm` in"),
+    ],
+)
+def test_a_value_of_several_types_is_named_by_its_key_alone(scans, said):
+    with pytest.raises(UsageError) as caught:
+        parse_settings({"scans": {"path": "scans", **scans}}, source="the test")
+    assert said in caught.value.message

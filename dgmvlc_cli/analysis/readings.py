@@ -121,8 +121,9 @@ def _levelled(arms: list[pd.DataFrame]) -> list[pd.DataFrame]:
     """
     level = sum(arms[1:], start=arms[0]) / len(arms)
     by_fold = level.groupby(level="fold")
-    if len(by_fold) > 1 and by_fold.size().min() >= MIN_FOLD_FOR_LEVEL:
-        shift = level.mean() - by_fold.transform("mean")
+    known = by_fold.count().min() >= MIN_FOLD_FOR_LEVEL  # of a lobe there may be few values
+    if len(by_fold) > 1:
+        shift = (level.mean() - by_fold.transform("mean")).where(known, 0.0, axis=1)
         arms = [arm + shift for arm in arms]
     return [arm.groupby(level="subject").mean() for arm in arms]
 

@@ -101,13 +101,15 @@ class Drawn:
 class Tensors:
     """Network inputs of the whole training set; every field has one row per subject.
 
-    wordings: (n, 1 + V, K), the projected sentence and its other wordings.  lung: (n, D, H, W)
-    bool; heights: (n, P, D) height profiles; own, left_out: (n, P) residual levels.
+    context, sigma: as in `Conditions`.  wordings: (n, 1 + V, K), the projected sentence and its
+    other wordings.  lung: (n, D, H, W) bool; heights: (n, P, D) height profiles; own, left_out:
+    (n, P) residual levels.
     """
 
     bands: torch.Tensor
     weight: torch.Tensor
-    conditions: Conditions
+    context: torch.Tensor
+    sigma: torch.Tensor
     wordings: torch.Tensor
     lung: torch.Tensor
     heights: torch.Tensor
@@ -122,15 +124,14 @@ class Tensors:
         new subjects too much alike.
         """
         index = drawn.index
-        of = self.conditions
         change = self.left_out[drawn.donors] - self.own[index]  # (N, P)
         along = torch.einsum("np,npd->nd", change, self.heights[index])
         z = along[:, :, None, None] * self.lung[index]
         levels = wavelet.levels_of(self.bands.shape[1])
         chosen = Conditions(
-            context=of.context[index],
+            context=self.context[index],
             text=self.wordings[index, drawn.wordings] * drawn.kept,
-            sigma=of.sigma[index],
+            sigma=self.sigma[index],
         )
         weight = self.weight[index].to(device)
         return Batch(
@@ -201,11 +202,8 @@ def to_tensors(data: TrainingSet, conditioning: Conditioning, residuals: Residua
     return Tensors(
         bands=conditioning.to_bands(data.hu, data.labels, text),
         weight=loss_weight(data.labels, levels),
-        conditions=Conditions(
-            context=mask_context(labels, levels),
-            text=torch.from_numpy(text),
-            sigma=coefficient_scale(conditioning.band_scale, blocks(labels, levels)),
-        ),
+        context=mask_context(labels, levels),
+        sigma=coefficient_scale(conditioning.band_scale, blocks(labels, levels)),
         wordings=torch.from_numpy(conditioning.projection(said)),
         lung=torch.from_numpy(np.isin(data.labels, LUNGS)),
         heights=torch.from_numpy(heights).float(),

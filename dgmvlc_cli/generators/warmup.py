@@ -60,7 +60,7 @@ class SeenLevels:
 
 
 def see_levels(level: RegionalLevel, tensors: Tensors) -> SeenLevels:
-    context = tensors.conditions.context
+    context = tensors.context
     levels = wavelet.levels_of(tensors.bands.shape[1])
     profiles = level.profiles(context[:, -COORDINATES:]) * lung_fraction(context)[:, None]
     heights = [
@@ -69,7 +69,7 @@ def see_levels(level: RegionalLevel, tensors: Tensors) -> SeenLevels:
     ]
     return SeenLevels(
         bands=tensors.bands[:, :1],
-        sigma=tensors.conditions.sigma[:, :1],
+        sigma=tensors.sigma[:, :1],
         profiles=profiles,
         products=torch.einsum("npdhw,nqdhw->npq", profiles, profiles),
         heights=torch.stack(heights),

@@ -160,13 +160,6 @@ def given_segmentation(
     return found
 
 
-def maps_lobes(mapping: str | ValuesOf) -> bool:
-    """Whether a mapping has values for lobes."""
-    if isinstance(mapping, str):
-        return mapping == CIP or maps_lobes(READY_MAPPINGS.get(mapping, {}))
-    return any(name in LOBE_OF for name in mapping)
-
-
 def segmentation(
     volume: Volume, parts: Mapping[str, np.ndarray], notes: Iterable[str] = ()
 ) -> Segmentation:

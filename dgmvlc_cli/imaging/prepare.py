@@ -12,14 +12,13 @@ from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.imaging.dicom import read_series
 from dgmvlc_cli.imaging.files import read_scan_file
 from dgmvlc_cli.imaging.hounsfield import peaks, why_not_hu
-from dgmvlc_cli.imaging.lobes import LOBE_OF, Lobe, check_lobes, resample_lobes
+from dgmvlc_cli.imaging.lobes import Lobe, check_lobes, resample_lobes
 from dgmvlc_cli.imaging.lungs import check_labels
 from dgmvlc_cli.imaging.masks import (
     AUTO,
     MaskFiles,
     Segmentation,
     given_segmentation,
-    maps_lobes,
 )
 from dgmvlc_cli.imaging.scans import Scan
 from dgmvlc_cli.imaging.segmenters import segment_with
@@ -28,7 +27,7 @@ from dgmvlc_cli.imaging.volume import (
     Grid,
     Reading,
     Volume,
-    crop_to_lungs,
+    crop,
     lung_box,
     resample_isotropic,
     resample_labels,
@@ -118,14 +117,6 @@ def prepare(scan: Scan, handling: Handling, masks: MaskFiles | None = None) -> P
     )
 
 
-def may_tell_lobes(masks: MaskFiles | None, handling: Handling) -> bool:
-    """Whether a scan can get lobes, before its mask is read: so much is known of where it comes
-    from."""
-    if masks is not None and masks.structures:
-        return any(name in LOBE_OF for name in masks.structures)
-    return maps_lobes(handling.segmenter if masks is None else handling.mask_labels)
-
-
 def _measure_lobes(lobes: np.ndarray, voxel_ml: float) -> dict[str, Any]:
     """How many lobes there are, and the volume of each; 0 of one that is not there."""
     volumes_ml = {lobe: float((lobes == lobe).sum()) * voxel_ml for lobe in Lobe}
@@ -188,9 +179,7 @@ def _regrid(
 
 def _cropped(volume: Volume, found: Segmentation, margin_mm: float) -> tuple[Volume, Segmentation]:
     """The part of scan and mask around both lungs."""
-    near, labels = crop_to_lungs(volume, found.labels, margin_mm)
-    lobes = found.lobes
-    if lobes is not None:
-        box = lung_box(found.labels, volume.spacing_mm, margin_mm)
-        lobes = np.ascontiguousarray(lobes[box])
-    return near, Segmentation(labels=labels, lobes=lobes)
+    box = lung_box(found.labels, volume.spacing_mm, margin_mm)
+    lobes = None if found.lobes is None else np.ascontiguousarray(found.lobes[box])
+    labels = np.ascontiguousarray(found.labels[box])
+    return crop(volume, box), Segmentation(labels=labels, lobes=lobes)

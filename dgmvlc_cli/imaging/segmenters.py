@@ -57,6 +57,11 @@ def _values(name: str, volume: Volume) -> np.ndarray:
             return SEGMENTERS[name](volume)
     except DgmvlcError:
         raise
+    except MemoryError as error:
+        raise DgmvlcError(
+            f"The segmenter {name} ran out of memory.",
+            "Run with fewer --workers, or use --segmenter builtin.",
+        ) from error
     except (Exception, SystemExit) as error:
         said = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise DgmvlcError(

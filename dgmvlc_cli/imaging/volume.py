@@ -163,21 +163,13 @@ def crop(volume: Volume, box: tuple[slice, slice, slice]) -> Volume:
     return replace(volume, hu=np.ascontiguousarray(volume.hu[box]), origin_mm=(x, y, z))
 
 
-def crop_to_lungs(
-    volume: Volume, labels: np.ndarray, margin_mm: float
-) -> tuple[Volume, np.ndarray]:
-    """Crop a scan and its labels to the box around both lungs plus a margin.
-
-    The margin ends where the scan ends.  Raises DgmvlcError if there is no lung.
-    """
-    box = lung_box(labels, volume.spacing_mm, margin_mm)
-    return crop(volume, box), np.ascontiguousarray(labels[box])
-
-
 def lung_box(
     labels: np.ndarray, spacing_mm: tuple[float, float, float], margin_mm: float
 ) -> tuple[slice, slice, slice]:
-    """Index box (z, y, x) around both lungs, widened by at least margin_mm within the array."""
+    """Index box (z, y, x) around both lungs, widened by at least margin_mm within the array.
+
+    Raises DgmvlcError if there is no lung.
+    """
     lungs = np.isin(labels, LUNGS)
     if not lungs.any():
         raise DgmvlcError(

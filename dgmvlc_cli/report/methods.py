@@ -221,9 +221,9 @@ def _mask(kind: str) -> str:
 def _lobes(facts: Facts) -> str:
     lobes, of = facts["lobes"], facts.get("lobes_of")
     if of in (None, lobes):
-        return "It tells the five lobes too, which are regions of their own."
+        return "It tells lobes too, which are regions of their own."
     return (
-        f"It tells the five lobes of {_written(lobes)} of {_written(of)} subjects; the others have "
+        f"It tells lobes of {_written(lobes)} of {_written(of)} subjects; the others have "
         "no value in these regions."
     )
 

@@ -66,6 +66,7 @@ def analyze(
     run.reporter.note(f"analysis: {sidecar.why_stale()}")
     clock = Stopwatch()
     sidecar.invalidate()
+    (folder / "report.pdf").unlink(missing_ok=True)  # printed when asked for
     found = _findings(ws, settings, run, cohort, series, placebos, pairs, adjusted)
     _write_tables(folder, found)
     run.reporter.note("writing the report")

@@ -208,16 +208,12 @@ def _scrubbed(message: str, task: ScanTask) -> str:
 
 
 def _scan_sidecar(task: ScanTask, masks: MaskFiles | None) -> Sidecar:
-    from dgmvlc_cli.imaging.prepare import may_tell_lobes
-
     ws, subject = task.workspace, task.subject
     inputs = {
         "source_sha256": workspace.sha256_files(list(task.scan.files)),
         "mask_sha256": workspace.sha256_files(list(masks.files)) if masks else None,
         **asdict(task.handling),
     }
-    if may_tell_lobes(masks, task.handling):
-        inputs["lobes"] = "kept"
     path = ws.sidecar_path(subject)
     outputs = [ws.ct_path(subject), ws.mask_path(subject), ws.qc_path(subject)]
     if "lobes" in (workspace.read_json(path) or {}).get("facts", {}):

@@ -276,7 +276,9 @@ def schema_toml(schema: Schema, notes: Mapping[str, str]) -> str:
     fields = {"id_column": schema.id_column}
     fields |= schema.model_dump(exclude_defaults=True, exclude={"attributes"})
     head = ["[schema]", *_comment(notes.get(schema.id_column, ""))]
-    blocks = ["\n".join([*head, *(f"{key} = {_toml(value)}" for key, value in fields.items())])]
+    blocks = [
+        "\n".join([*head, *(f"{key} = {toml_value(value)}" for key, value in fields.items())])
+    ]
     blocks += [_attribute_toml(name, a, notes.get(a.column, "")) for name, a in order]
     return "\n\n".join(blocks) + "\n"
 
@@ -284,7 +286,7 @@ def schema_toml(schema: Schema, notes: Mapping[str, str]) -> str:
 def _attribute_toml(name: str, attribute: Attribute, note: str) -> str:
     fields = {"column": attribute.column, "kind": attribute.kind, "role": attribute.role}
     fields |= attribute.model_dump(exclude_defaults=True)
-    lines = [f"{key} = {_toml(value)}" for key, value in fields.items()]
+    lines = [f"{key} = {toml_value(value)}" for key, value in fields.items()]
     return "\n".join([*_comment(note), f"[schema.attributes.{_key(name)}]", *lines])
 
 
@@ -297,15 +299,15 @@ def _printable(text: str) -> str:
 
 
 def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else toml_value(name)
 
 
-def _toml(value: Any) -> str:
+def toml_value(value: Any) -> str:
     """A TOML value.  JSON's string escapes are legal TOML, but for DEL, which TOML forbids bare."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{_key(k)} = {toml_value(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml(v) for v in value) + "]"
+        return "[" + ", ".join(toml_value(v) for v in value) + "]"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return json.dumps(value)

@@ -14,8 +14,9 @@ from dgmvlc_cli.imaging.volume import (
     AIR_HU,
     Tissue,
     Volume,
-    crop_to_lungs,
+    crop,
     isotropic_grid,
+    lung_box,
     resample_isotropic,
     resample_labels,
 )
@@ -110,9 +111,9 @@ def test_cropping_keeps_every_voxel_where_it_was():
     volume = Volume(hu=hu, spacing_mm=(2.0, 1.0, 1.0), direction=tuple(OBLIQUE.ravel()))
     labels = np.zeros(hu.shape, np.uint8)
     labels[8:12, 10:20, 5:9], labels[8:12, 10:20, 30:39] = Tissue.RIGHT_LUNG, Tissue.LEFT_LUNG
-    cropped, cropped_labels = crop_to_lungs(volume, labels, margin_mm=3.0)
-    assert cropped.hu.shape == cropped_labels.shape == (8, 16, 38)
+    cropped = crop(volume, lung_box(labels, volume.spacing_mm, margin_mm=3.0))
+    assert cropped.hu.shape == (8, 16, 38)
     np.testing.assert_allclose(cropped.to_lps_mm((0, 0, 0)), volume.to_lps_mm((6, 7, 2)))
     assert cropped.hu[0, 0, 0] == hu[6, 7, 2]
     with pytest.raises(DgmvlcError, match="no lung"):
-        crop_to_lungs(volume, np.zeros_like(labels), margin_mm=3.0)
+        lung_box(np.zeros_like(labels), volume.spacing_mm, margin_mm=3.0)

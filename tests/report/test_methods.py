@@ -68,8 +68,8 @@ def test_a_null_phantom_says_that_nothing_was_planted(build: Build) -> None:
 @pytest.mark.parametrize(
     ("facts", "said"),
     [
-        ({"mask": "given", "lobes": 18, "lobes_of": 24}, "five lobes of 18 of 24 subjects; the"),
-        ({"mask": "totalsegmentator", "lobes": 24, "lobes_of": 24}, "It tells the five lobes too"),
+        ({"mask": "given", "lobes": 18, "lobes_of": 24}, "tells lobes of 18 of 24 subjects; the"),
+        ({"mask": "totalsegmentator", "lobes": 24, "lobes_of": 24}, "It tells lobes too"),
     ],
 )
 def test_it_is_told_who_has_lobes_and_where_they_come_from(
