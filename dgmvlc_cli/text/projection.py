@@ -86,13 +86,10 @@ def practise(
 
     cache_path: as in encode_cached.  reworded: as many again, in other words.
     """
-    made = practice_rows(rows, schema, seed)
-    texts = [sentence(row, schema) for row in made]
-    if reworded:
-        others = practice_rows(rows, schema, seed, key="practice, reworded")
-        stream = workspace.generator(seed, "rewording")
-        texts += [rephrased(row, schema, stream) for row in others]
-        made += others
+    made = practice_rows(rows, schema, seed, PRACTICE_SENTENCES * (2 if reworded else 1))
+    stream = workspace.generator(seed, "rewording")
+    texts = [sentence(row, schema) for row in made[:PRACTICE_SENTENCES]]
+    texts += [rephrased(row, schema, stream) for row in made[PRACTICE_SENTENCES:]]
     return Practice(
         embeddings=encode_cached(encoder, texts, cache_path),
         codes=encode_rows(made, schema, rows),
@@ -100,19 +97,13 @@ def practise(
 
 
 def practice_rows(
-    rows: pd.DataFrame,
-    schema: Schema,
-    seed: int,
-    count: int = PRACTICE_SENTENCES,
-    *,
-    key: str = "practice",
+    rows: pd.DataFrame, schema: Schema, seed: int, count: int = PRACTICE_SENTENCES
 ) -> list[dict[str, Any]]:
     """Rows whose values are drawn attribute by attribute from the cohort's, some left missing.
 
-    What follows another attribute is left out where it does not apply, as in real rows.  key: of
-    the random stream.
+    What follows another attribute is left out where it does not apply, as in real rows.
     """
-    stream = workspace.generator(seed, key)
+    stream = workspace.generator(seed, "practice")
     present = {name: rows[name].dropna().to_numpy() for name in said(schema)}
     made = []
     for _ in range(count):

@@ -53,8 +53,8 @@ def reworded(row: Mapping[str, Any], schema: Schema, stream: np.random.Generator
 def rephrased(row: Mapping[str, Any], schema: Schema, stream: np.random.Generator) -> str:
     """A row in other words and order.  The paper's wording keeps its words."""
     said = present(row, schema)
-    names = stream.permutation(len(said))
-    shuffled = {name: said[name] for name in (list(said)[i] for i in names)}
+    names = list(said)
+    shuffled = {names[i]: said[names[i]] for i in stream.permutation(len(names))}
     if schema.wording == "paper":
         return assemble(row, shuffled, schema)
     opened = opening_attributes(shuffled) if stream.random() < SHARE_OPENED else ()
