@@ -323,6 +323,11 @@ def counterfactual(
     seeds: Annotated[
         int | None, typer.Option("--seeds", min=1, help="Noise draws per subject.")
     ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Sampler steps.")] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option("--sampler", help="Of a diffusion: ddim, dpm-solver, or ddpm (many steps)."),
+    ] = None,
     guidance: Annotated[
         float | None,
         typer.Option("--guidance", help="Guidance scale; other than 1 distorts effect sizes."),
@@ -345,6 +350,8 @@ def counterfactual(
 
     chosen = {
         "seeds": seeds,
+        "steps": steps,
+        "sampler": sampler,
         "guidance_scale": guidance,
         "differences": differences,
         "source": source,

@@ -213,12 +213,15 @@ class TrainSettings(Section):
 class CounterfactualSettings(Section):
     """How pairs are sampled: seeds per subject, sampler steps, guidance (1 is honest).
 
+    sampler: of a diffusion; ddpm draws fresh noise at every step, the same for both arms of a pair,
+        and wants many steps; unset takes ddim.
     source: `mask` (a new scan under the subject's mask) or `scan` (the subject's own scan, edited).
     differences: also write target less reference arm as volumes.
     """
 
     seeds: int = Field(default=1, ge=1)
     steps: int = Field(default=8, ge=1)
+    sampler: Literal["ddim", "ddpm", "dpm-solver"] | None = None
     guidance_scale: float = Field(default=1.0, gt=0)
     batch_size: int = Field(default=16, ge=1)
     source: Literal["mask", "scan"] = "mask"
@@ -248,6 +251,20 @@ class Settings(Section):
     train: TrainSettings = TrainSettings()
     counterfactual: CounterfactualSettings = CounterfactualSettings()
     analyze: AnalyzeSettings = AnalyzeSettings()
+
+    @model_validator(mode="after")
+    def _samplers_are_of_a_diffusion(self) -> Settings:
+        if self.counterfactual.sampler is not None and self.train.model != "diffusion":
+            raise ValueError(
+                f'sampler = "{self.counterfactual.sampler}" under [counterfactual] is of a '
+                f'diffusion, and model under [train] is "{self.train.model}"'
+            )
+        return self
+
+    @property
+    def sampler(self) -> str | None:
+        """The sampler that is used: of a diffusion only, since the others have one each."""
+        return self.counterfactual.sampler or ("ddim" if self.train.model == "diffusion" else None)
 
     @property
     def preset(self) -> Preset:
@@ -357,7 +374,8 @@ def explain(error: ValidationError, source: str) -> tuple[str, str]:
     reason = reason[0].lower() + reason[1:]
     # A whole section is no news; the reason names what in it does not fit together.
     got = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
-    return f"`{place}` in {source}: {reason}{got}.", "Correct the value."
+    where = f"`{place}` in {source}" if place else source
+    return f"{where}: {reason}{got}.", "Correct the value."
 
 
 def _is_type(part: str) -> bool:

@@ -109,13 +109,17 @@ class PairPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """What decides a generated volume besides model, mask and sentence."""
+    """What decides a generated volume besides model, mask and sentence.
+
+    sampler: of a diffusion, else None.
+    """
 
     seed: int
     seeds: int
     steps: int
     guidance_scale: float
     batch_size: int
+    sampler: str | None = None
     differences: bool = False
 
 
@@ -175,6 +179,12 @@ def arm_edits(
     return edits | {name: value for name, value in typical.items() if value is not None}
 
 
+def sampler_of(pairs: pd.DataFrame) -> str | None:
+    """The sampler named in pairs.tsv, which is a diffusion's."""
+    names = pairs["sampler"].dropna()
+    return None if names.empty else str(names.iloc[0])
+
+
 def subjects_of(contrast: Contrast, cohort: Cohort, series: Collection[Contrast] = ()) -> list[str]:
     """Subjects that get the pairs of a contrast: those that inform it (see `informing`).
 
@@ -200,7 +210,7 @@ def generate_task(task: SubjectTask) -> list[dict[str, Any]]:
     """Generate what is not current; returns one row of pairs.tsv per pair and seed."""
     stale = [plan for plan in task.pairs if task.force or not _sidecar(plan, task).is_current()]
     if stale:
-        generator = Generator.from_pretrained(task.model_folder)
+        generator = Generator.from_pretrained(task.model_folder, task.sampling.sampler)
         masks = {plan.subject: _placed(task.workspace, plan.subject, generator) for plan in stale}
         clock = Stopwatch()
         for plan in stale:
@@ -234,7 +244,7 @@ def return_task(task: ReturnTask) -> list[dict[str, Any]]:
     between what came back and the reference arm.  The noise is another one than the arms were
     sampled with.  Source: reversibility of Monteiro et al. 2023, arXiv:2303.01274.
     """
-    generator = Generator.from_pretrained(task.model_folder)
+    generator = Generator.from_pretrained(task.model_folder, task.sampling.sampler)
     found = []
     for start in range(0, len(task.rows), task.sampling.batch_size):
         rows = task.rows[start : start + task.sampling.batch_size]
@@ -411,6 +421,7 @@ def _sidecar(plan: PairPlan, task: SubjectTask) -> Sidecar:
         "seed": sampling.seed,
         "seeds": sampling.seeds,
         "steps": sampling.steps,
+        "sampler": sampling.sampler,
         "guidance_scale": sampling.guidance_scale,
         "from_scan": plan.factual[0] if plan.factual else None,
     }
@@ -440,6 +451,7 @@ def _rows(plan: PairPlan, task: SubjectTask) -> Iterator[dict[str, Any]]:
             "noise_key": f"{task.sampling.seed}/noise/{plan.subject}/{draw}",
             "model_sha256": task.model_sha256,
             "steps": task.sampling.steps,
+            "sampler": task.sampling.sampler,
             "guidance_scale": task.sampling.guidance_scale,
             "source": "scan" if plan.factual else "mask",
             "reconstruction_error_hu": errors[draw],

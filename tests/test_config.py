@@ -127,6 +127,17 @@ def test_the_papers_preset_asks_for_its_model_in_one_short_line():
     assert settings.preset.wavelet_levels == 0
 
 
+def test_a_sampler_is_a_diffusions_alone_which_has_one_where_none_is_chosen():
+    content = {**MINIMAL, "counterfactual": {"sampler": "ddpm"}}
+    with pytest.raises(UsageError, match=r'^x: sampler = "ddpm" .* is "flow"') as raised:
+        parse_settings(content, "x")
+    assert len(raised.value.message) < 120
+    diffusion = {"train": {"model": "diffusion"}}
+    assert parse_settings({**content, **diffusion}, "x").sampler == "ddpm"
+    assert parse_settings({**MINIMAL, **diffusion}, "x").sampler == "ddim"
+    assert parse_settings(MINIMAL, "x").sampler is None
+
+
 @pytest.mark.parametrize(
     ("scans", "said"),
     [

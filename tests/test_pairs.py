@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dgmvlc_cli.analysis.contrasts import Contrast
@@ -19,6 +20,7 @@ from dgmvlc_cli.pairs import (
     generate_task,
     noise,
     return_task,
+    sampler_of,
 )
 from dgmvlc_cli.workspace import Workspace, read_json
 
@@ -101,7 +103,9 @@ def model(monkeypatch):
     """Makes a generator the one that every fold loads."""
 
     def use(one: Linear) -> Linear:
-        monkeypatch.setattr("dgmvlc_cli.pairs.Generator.from_pretrained", lambda folder: one)
+        monkeypatch.setattr(
+            "dgmvlc_cli.pairs.Generator.from_pretrained", lambda folder, sampler: one
+        )
         return one
 
     return use
@@ -130,6 +134,15 @@ def test_what_is_current_is_kept(task, model):
     again = model(Linear())
     assert len(generate_task(task())) == 8
     assert again.sampled == 0
+
+
+def test_another_sampler_makes_the_pairs_anew_and_is_named(task, model):
+    generator = model(Linear())
+    generate_task(task())
+    rows = generate_task(task(sampler="ddpm"))
+    assert generator.sampled == 24
+    assert sampler_of(pd.DataFrame(rows)) == "ddpm"
+    assert sampler_of(pd.DataFrame(generate_task(task()))) is None
 
 
 def test_from_the_scan_no_edit_returns_it_and_an_edit_changes_it_alone(task, model):

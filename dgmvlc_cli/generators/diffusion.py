@@ -2,14 +2,15 @@
 
 x_t = sqrt(a_t) z + sqrt(1 - a_t) n with z at unit variance.  The network predicts v, which
 stays well-posed at zero terminal SNR, or the noise, as the paper does.
-Sources: Ho et al. 2020, arXiv 2006.11239 (DDPM); Nichol and Dhariwal 2021, arXiv 2102.09672
-(cosine schedule); Salimans and Ho 2022, arXiv 2202.00512 (v); Song et al. 2021,
-arXiv 2010.02502 (DDIM); Lu et al. 2022, arXiv 2211.01095 (DPM-Solver++); Lin et al. 2024,
+Sources: Ho et al. 2020, arXiv 2006.11239 (DDPM and its ancestral sampling); Nichol and Dhariwal
+2021, arXiv 2102.09672 (cosine schedule); Salimans and Ho 2022, arXiv 2202.00512 (v); Song et al.
+2021, arXiv 2010.02502 (DDIM); Lu et al. 2022, arXiv 2211.01095 (DPM-Solver++); Lin et al. 2024,
 arXiv 2305.08891 (zero terminal SNR).
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -23,7 +24,11 @@ from dgmvlc_cli.generators.conditions import Conditions
 from dgmvlc_cli.generators.draws import Draws
 from dgmvlc_cli.generators.family import Batch, Denoiser, Step, guided
 
-SAMPLERS = {"ddim": DDIMScheduler, "dpm-solver": DPMSolverMultistepScheduler}
+SAMPLERS = {
+    "ddim": DDIMScheduler,
+    "ddpm": DDPMScheduler,
+    "dpm-solver": DPMSolverMultistepScheduler,
+}
 NETWORK_TIMES = (1e-3, 1 - 1e-3)
 
 
@@ -33,8 +38,8 @@ class Diffusion(Denoiser):
 
     timesteps: of the training schedule (cosine).  prediction: `v_prediction` or `epsilon`.
     zero_terminal_snr: no signal is left at the last step; needs v_prediction.
-    loss_power: 2 for the squared error, 1 for the paper's L1.  sampler: one of SAMPLERS; ancestral
-    sampling is none of them, since its fresh noise would differ between the arms of a pair.
+    loss_power: 2 for the squared error, 1 for the paper's L1.  sampler: one of SAMPLERS; the fresh
+    noise of ddpm follows from an image's first noise, so that the arms of a pair share it.
     """
 
     timesteps: int = 1000
@@ -55,10 +60,16 @@ class Diffusion(Denoiser):
         return self._network_time(index), x_t, target
 
     def walk(
-        self, network: nn.Module, conditions: Conditions, steps: int, guidance_scale: float
+        self,
+        network: nn.Module,
+        noise: torch.Tensor,
+        conditions: Conditions,
+        steps: int,
+        guidance_scale: float,
     ) -> Iterator[Step]:
         """The steps of the sampler; the last one also gives z its scale back."""
         scheduler = self._sampler(steps)
+        fresh = {"generator": list(map(_stream, noise))} if self.sampler == "ddpm" else {}
 
         def step(now: torch.Tensor, scale: torch.Tensor | float, x_t: torch.Tensor) -> torch.Tensor:
             time = self._network_time(now.to(x_t.device).expand(len(x_t)))
@@ -67,7 +78,7 @@ class Diffusion(Denoiser):
                 conditions,
                 guidance_scale,
             )
-            moved: torch.Tensor = scheduler.step(output, now, x_t, return_dict=False)[0]
+            moved: torch.Tensor = scheduler.step(output, now, x_t, return_dict=False, **fresh)[0]
             return moved * scale
 
         *before, last = scheduler.timesteps
@@ -93,7 +104,7 @@ class Diffusion(Denoiser):
 
     def _sampler(self, steps: int) -> Any:
         """A scheduler of diffusers; images are not clipped, since z has no bounds."""
-        unclipped = {"clip_sample": False} if self.sampler == "ddim" else {}
+        unclipped = {} if self.sampler == "dpm-solver" else {"clip_sample": False}
         scheduler = SAMPLERS[self.sampler](**self._settings, **unclipped)
         scheduler.set_timesteps(steps)
         return scheduler
@@ -107,3 +118,8 @@ class Diffusion(Denoiser):
             "rescale_betas_zero_snr": self.zero_terminal_snr,
             "timestep_spacing": "trailing",
         }
+
+
+def _stream(noise: torch.Tensor) -> torch.Generator:
+    """Random numbers that follow from one image's noise, whatever its batch and device."""
+    return torch.Generator().manual_seed(zlib.crc32(noise.cpu().numpy().tobytes()))

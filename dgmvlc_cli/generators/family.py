@@ -43,11 +43,17 @@ class Family(ABC):
 
     @abstractmethod
     def walk(
-        self, network: nn.Module, conditions: Conditions, steps: int, guidance_scale: float
+        self,
+        network: nn.Module,
+        noise: torch.Tensor,
+        conditions: Conditions,
+        steps: int,
+        guidance_scale: float,
     ) -> Iterator[Step]:
         """The sampler's steps from noise to bands, each (N, B, d, h, w) -> the same.
 
-        None of them draws anything: both arms of a pair owe their difference to the sentence.
+        What a step draws follows from the noise that the image starts from, which the arms of a
+        pair share: they owe their difference to the sentence.
         """
 
     @abstractmethod
@@ -73,7 +79,7 @@ class Family(ABC):
         and is for pictures only.  residuals: what `invert` found, added after each step.
         """
         x = noise
-        for index, step in enumerate(self.walk(network, conditions, steps, guidance_scale)):
+        for index, step in enumerate(self.walk(network, noise, conditions, steps, guidance_scale)):
             x = step(x) if residuals is None else step(x) + residuals[index]
         return x
 
@@ -95,7 +101,7 @@ class Family(ABC):
         Source: Huberman-Spiegelglas et al. 2024, arXiv 2304.06140, for stochastic paths.
         """
         path = self.path(bands, noise, conditions, steps)
-        walk = self.walk(network, conditions, steps, 1.0)
+        walk = self.walk(network, noise, conditions, steps, 1.0)
         return torch.stack(
             [to - step(x) for step, x, to in zip(walk, path, path[1:], strict=False)]
         )

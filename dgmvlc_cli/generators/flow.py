@@ -77,7 +77,12 @@ class Flow(Denoiser):
         return shift_time(draws.uniform((count,)).clamp(*TRAINED_TIMES), shift)
 
     def walk(
-        self, network: nn.Module, conditions: Conditions, steps: int, guidance_scale: float
+        self,
+        network: nn.Module,
+        noise: torch.Tensor,
+        conditions: Conditions,
+        steps: int,
+        guidance_scale: float,
     ) -> Iterator[Step]:
         """Second-order steps along dx/dt = (x_t - x_0) / t, from t = 1 to 0."""
         scheduler = self._scheduler(steps)

@@ -60,7 +60,12 @@ class Gan(Family):
         return generator + (of_real[-1] - 1).square().mean() + detached[-1].square().mean()
 
     def walk(
-        self, network: nn.Module, conditions: Conditions, steps: int, guidance_scale: float
+        self,
+        network: nn.Module,
+        noise: torch.Tensor,
+        conditions: Conditions,
+        steps: int,
+        guidance_scale: float,
     ) -> Iterator[Step]:
         """One pass, whatever the steps."""
 

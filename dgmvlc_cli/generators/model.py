@@ -174,8 +174,11 @@ class Generator:
         workspace.write_json(folder / "conditioning.json", facts)
 
     @classmethod
-    def from_pretrained(cls, folder: Path) -> Generator:
-        """The generator saved in a folder.  Raises DgmvlcError where a file is damaged."""
+    def from_pretrained(cls, folder: Path, sampler: str | None = None) -> Generator:
+        """The generator saved in a folder.  Raises DgmvlcError where a file is damaged.
+
+        sampler: of a diffusion, other than its own.
+        """
         try:
             arrays = load_file(folder / "conditioning.safetensors")
             facts = json.loads((folder / "conditioning.json").read_text())
@@ -184,7 +187,8 @@ class Generator:
             raise DgmvlcError(
                 f"Cannot load the model in {folder}: {error}", "Train it again."
             ) from error
-        family = build_family(**facts.pop("family"))
+        other = {} if sampler is None else {"sampler": sampler}
+        family = build_family(**{**facts.pop("family"), **other})
         standardiser = facts.pop("standardiser")
         standardiser["location_hu"] = tuple(map(tuple, standardiser["location_hu"]))
         standardiser["scale_hu"] = tuple(standardiser["scale_hu"])

@@ -16,6 +16,7 @@ from dgmvlc_cli.analysis.permutation import FLIPS, TFCE_FLIPS
 from dgmvlc_cli.analysis.readings import OBSERVED
 from dgmvlc_cli.cohort import Cohort, model_grid, subjects_with_lobes
 from dgmvlc_cli.config import Settings
+from dgmvlc_cli.pairs import sampler_of
 from dgmvlc_cli.workspace import Workspace
 
 FIT_REGIONS = ("lungs", "upper", "middle", "lower", "airway", "body")
@@ -141,6 +142,7 @@ def methods_facts(
         "counterfactual": {
             "mode": f"from the {settings.counterfactual.source}",
             "steps": int(pairs["steps"].iloc[0]),
+            "sampler": sampler_of(pairs),
             "seeds": int(pairs["seed"].nunique()),
             "guidance_scale": float(pairs["guidance_scale"].iloc[0]),
             "pairs": len(pairs),

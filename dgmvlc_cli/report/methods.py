@@ -9,7 +9,7 @@ preprocess      subjects, spacing_mm (z, y, x) or one number, shape (z, y, x), m
 describe        encoder, attributes, placebos (their number)
 train           model (flow | diffusion | gan), fusion, steps, folds, batch_size, parameters,
                 wavelet_levels, low_pass_weight, time_shift, ema_decay, text_dropout
-counterfactual  mode (from the mask | from the scan), steps, seeds, guidance_scale, pairs
+counterfactual  mode (from the mask | from the scan), steps, sampler, seeds, guidance_scale, pairs
 analyze         covariates, estimand, standard_errors, adjustment, confidence, map_flips,
                 map_tfce_flips, map_permutations, map_smoothing_mm
 """
@@ -55,6 +55,22 @@ REFERENCES = {
         "Karras T, Aittala M, Aila T, Laine S. Elucidating the design space of diffusion-based "
         "generative models. NeurIPS 2022.",
         "https://arxiv.org/abs/2206.00364",
+    ),
+    "ho2020": Reference(
+        "Ho et al. 2020",
+        "Ho J, Jain A, Abbeel P. Denoising diffusion probabilistic models. NeurIPS 2020.",
+        "https://arxiv.org/abs/2006.11239",
+    ),
+    "song2021": Reference(
+        "Song et al. 2021",
+        "Song J, Meng C, Ermon S. Denoising diffusion implicit models. ICLR 2021.",
+        "https://arxiv.org/abs/2010.02502",
+    ),
+    "lu2022": Reference(
+        "Lu et al. 2022",
+        "Lu C, Zhou Y, Bao F, Chen J, Li C, Zhu J. DPM-Solver++: fast solver for guided sampling "
+        "of diffusion probabilistic models. 2022.",
+        "https://arxiv.org/abs/2211.01095",
     ),
     "friedrich2024": Reference(
         "Friedrich et al. 2024",
@@ -303,10 +319,19 @@ def _counterfactual(facts: Facts, contents: ReportContents) -> Iterable[str]:
         "entries that depend on it changed by rule, with the same mask and the same noise."
     )
     yield (
-        f"Sampling took {facts.get('steps', 'the set number of')} steps"
+        f"Sampling took {facts.get('steps', 'the set number of')} steps{_sampler(facts)}"
         f"{_of(facts, 'seeds', ', noise seeds per subject: {}')}, guidance scale "
         f"{number(contents.guidance_scale)}{_of(facts, 'pairs', ', {} pairs in all')}."
     )
+
+
+def _sampler(facts: Facts) -> str:
+    names = {
+        "ddim": " of DDIM [song2021]",
+        "ddpm": " of DDPM [ho2020], whose fresh noise the two images share",
+        "dpm-solver": " of DPM-Solver++ [lu2022]",
+    }
+    return names.get(str(facts.get("sampler")), "")
 
 
 def _analyze(facts: Facts, contents: ReportContents) -> Iterable[str]:

@@ -162,6 +162,7 @@ def _subject_tasks(
         steps=chosen.steps,
         guidance_scale=chosen.guidance_scale,
         batch_size=chosen.batch_size,
+        sampler=settings.sampler,
         differences=chosen.differences,
     )
     tasks = []

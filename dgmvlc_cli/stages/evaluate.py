@@ -146,7 +146,7 @@ def _images_back(
 
 
 def _return_tasks(ws: Workspace, settings: Settings, pairs: pd.DataFrame) -> list[ReturnTask]:
-    from dgmvlc_cli.pairs import ARMS, ReturnTask, Sampling
+    from dgmvlc_cli.pairs import ARMS, ReturnTask, Sampling, sampler_of
     from dgmvlc_cli.text.encoders import encode_cached, load_encoder
 
     first = pairs[pairs["seed"] == 0]
@@ -159,6 +159,7 @@ def _return_tasks(ws: Workspace, settings: Settings, pairs: pd.DataFrame) -> lis
         steps=int(pairs["steps"].iloc[0]),
         guidance_scale=float(pairs["guidance_scale"].iloc[0]),
         batch_size=settings.counterfactual.batch_size,
+        sampler=sampler_of(pairs),
     )
     tasks = []
     for fold in sorted(first["fold"].unique()):

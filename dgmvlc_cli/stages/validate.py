@@ -63,7 +63,8 @@ class Checks:
         from dgmvlc_cli.generators.model import Generator
         from dgmvlc_cli.validating import validate
 
-        generator = Generator.from_pretrained(self.ws.fold(self.settings.train.model, fold))
+        folder = self.ws.fold(self.settings.train.model, fold)
+        generator = Generator.from_pretrained(folder, self.settings.sampler)
         return validate(
             generator,
             held,

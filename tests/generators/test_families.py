@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from dgmvlc_cli.generators.conditions import Conditions
-from dgmvlc_cli.generators.diffusion import Diffusion
+from dgmvlc_cli.generators.diffusion import SAMPLERS, Diffusion
 from dgmvlc_cli.generators.draws import Draws
 from dgmvlc_cli.generators.families import FAMILIES, build_family, describe_family
 from dgmvlc_cli.generators.family import Batch
@@ -83,7 +83,7 @@ def test_a_run_stopped_half_way_ends_with_the_same_weights(tmp_path, training_se
 
 
 @pytest.mark.parametrize("prediction", ["v_prediction", "epsilon"])
-@pytest.mark.parametrize("sampler", ["ddim", "dpm-solver"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_perfect_diffusion_has_no_loss_and_samples_its_image(prediction, sampler):
     clean = torch.randn(3, 2, 2, 2, 2, generator=torch.Generator().manual_seed(0)) * SIGMA
     family = Diffusion(
@@ -114,12 +114,31 @@ def test_a_perfect_diffusion_has_no_loss_and_samples_its_image(prediction, sampl
     assert torch.allclose(back, other, atol=1e-3)
 
 
+def test_fresh_noise_is_the_same_for_both_arms_and_other_for_another_image():
+    class Deaf(nn.Module):
+        def forward(self, x, t, context, text):
+            return torch.zeros_like(x)
+
+    family = Diffusion(sampler="ddpm")
+    first = torch.randn(1, 2, 2, 2, 2, generator=torch.Generator().manual_seed(1))
+    arms = family.sample(Deaf(), first.expand(2, -1, -1, -1, -1), conditions(2), steps=20)
+    assert torch.equal(arms[0], arms[1])
+    alone = family.sample(Deaf(), first, conditions(1), steps=20)
+    assert torch.equal(alone[0], arms[0])
+    # The image moved by as little as a rounding draws other noise all along the way.
+    other = family.sample(Deaf(), first * (1 + 1e-6), conditions(1), steps=20)
+    assert (other - alone).abs().mean() > 0.01
+
+
 def test_the_papers_own_configuration_trains_and_samples(tmp_path, training_set, plan):
     paper = replace(plan, model="diffusion", paper=True, wavelet_levels=0, widths=(16, 32), steps=4)
     generator = train_fold(training_set, paper, tmp_path)
     family = describe_family(generator.family)
     assert (family["timesteps"], family["prediction"], family["loss_power"]) == (250, "epsilon", 1)
     loaded = Generator.from_pretrained(tmp_path)
+    assert loaded.family.sampler == "ddim"
+    loaded = Generator.from_pretrained(tmp_path, sampler="ddpm")
+    assert loaded.family.sampler == "ddpm"
     made = loaded.generate(
         noise_of(loaded, 1), training_set.labels[:1], training_set.embeddings[:1], steps=5
     )
