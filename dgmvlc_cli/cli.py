@@ -452,7 +452,10 @@ def plant(
         float, typer.Option("--effect-hu", help="Change in HU, for example 10 or -20.")
     ] = 10.0,
     region: Annotated[
-        str, typer.Option("--region", help="Where: lungs, upper, middle, lower, core, rind, ...")
+        str,
+        typer.Option(
+            "--region", help="Where: lungs, upper, middle, lower, core, rind, a lobe, ..."
+        ),
     ] = "upper",
     out: Annotated[
         Path | None,

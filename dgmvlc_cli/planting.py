@@ -41,7 +41,7 @@ MASK_LABELS: dict[Any, tuple[int, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Plant:
-    """What is planted: a change of effect_hu in every voxel of one lung region.
+    """What is planted: a change of effect_hu in every voxel of one lung region or lobe.
 
     Raises UsageError for a change of 0, beyond `LARGEST_HU`, or in a region that is no lung.
     """
@@ -56,10 +56,11 @@ class Plant:
                 f"{LARGEST_HU:g} HU.",
                 "Lung disease moves the mean by 5 to 50 HU: try --effect-hu 10.",
             )
-        if self.region not in LUNG_REGIONS:
+        if self.region not in (*LUNG_REGIONS, *LOBE_REGIONS):
             raise UsageError(
-                f"Nothing is planted in {self.region!r}: no region of the lungs of every scan.",
-                f"Choose one of: {', '.join(LUNG_REGIONS)}.",
+                f"Nothing is planted in {self.region!r}, which is no region of the lungs.",
+                f"Choose one of: {', '.join(LUNG_REGIONS)}; or where all masks tell lobes: "
+                f"{', '.join(LOBE_REGIONS)}.",
             )
 
     @property
@@ -92,9 +93,14 @@ def carriers(subjects: Sequence[str], seed: int) -> frozenset[str]:
     return frozenset(ordered[i] for i in chosen)
 
 
-def changed(volume: Volume, labels: np.ndarray, plant: Plant) -> Volume:
-    """The scan with the change in it, in whole HU as files keep it.  labels: (z, y, x) Tissue."""
-    region = regions(labels, volume.spacing_mm, [plant.region])[plant.region]
+def changed(
+    volume: Volume, labels: np.ndarray, plant: Plant, lobes: np.ndarray | None = None
+) -> Volume:
+    """The scan with the change in it, in whole HU as files keep it.
+
+    labels: (z, y, x) Tissue.  lobes: (z, y, x) Lobe, needed to plant in one.
+    """
+    region = regions(labels, volume.spacing_mm, [plant.region], lobes=lobes)[plant.region]
     hu = np.rint(volume.hu)
     return replace(volume, hu=np.where(region, np.rint(hu + plant.effect_hu), hu))
 
@@ -136,7 +142,7 @@ def plant_task(task: PlantTask) -> list[dict[str, Any]]:
     volume = read_volume(task.source.ct_path(task.subject))
     labels = read_labels(task.source.mask_path(task.subject))
     lobes = read_lobes(task.source.lobes_path(task.subject))
-    after = changed(volume, labels, task.plant)
+    after = changed(volume, labels, task.plant, lobes)
     name = f"{workspace.slug(task.subject)}.nii.gz"
     write_volume(task.out / "scans" / name, after if task.carrier else volume)
     mask = labels if lobes is None else np.where(lobes > 0, FIRST_LOBE + lobes, labels)

@@ -13,6 +13,7 @@ from dgmvlc_cli import workspace
 from dgmvlc_cli.analysis.zones import LOBE_REGIONS, LUNG_REGIONS, regions
 from dgmvlc_cli.errors import UsageError
 from dgmvlc_cli.imaging.files import read_labels, read_volume
+from dgmvlc_cli.imaging.lobes import Lobe
 from dgmvlc_cli.imaging.volume import Tissue, Volume
 from dgmvlc_cli.planting import ATTRIBUTE, WITH, WITHOUT, Plant, carriers, changed, truth_rows
 
@@ -48,6 +49,17 @@ def test_the_change_is_exact_in_its_region_and_nothing_elsewhere(chest):
     assert not difference[~upper].any()
 
 
+def test_a_lobe_alone_can_carry_it(chest):
+    volume, labels = chest
+    lobes = np.zeros_like(labels)
+    lobes[2:9, 3:9, 2:9] = Lobe.RIGHT_LOWER
+    lobes[9:16, 3:9, 2:9] = Lobe.RIGHT_UPPER
+    plant = Plant(effect_hu=-20, region="right_upper_lobe")
+    difference = changed(volume, labels, plant, lobes).hu - np.rint(volume.hu)
+    assert (difference[lobes == Lobe.RIGHT_UPPER] == -20).all()
+    assert not difference[lobes != Lobe.RIGHT_UPPER].any()
+
+
 def test_the_truth_is_the_change_of_every_measure_in_both_directions(chest):
     volume, labels = chest
     rows = truth_rows("a", volume, changed(volume, labels, TEN), labels)
@@ -79,6 +91,13 @@ def test_carriers_alone_differ_from_the_original_scans(planted):
         difference = read_volume(planted.control / name).hu - read_volume(planted.study / name).hu
         assert (difference[lung] == (40 if subject in record["carriers"] else 0)).all()
         assert not difference[~lung].any()
+
+
+def test_a_lobe_that_some_scans_do_not_have_is_refused(planted, tmp_path):
+    out = ("--out", str(tmp_path / "control"))
+    asked = ("plant", "-w", str(planted.study), "--region", "left_lower_lobe")
+    assert "6 of 24 scans have no left lower lobe" in dgmvlc(*asked, *out, expect=1).stderr
+    assert not (tmp_path / "control").exists()
 
 
 def test_the_table_keeps_its_rows_and_says_who_carries_it(planted):

@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 import pandas as pd
 
+from dgmvlc_cli.counting import counted
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 
 # A level (or a missing value) seen in fewer subjects gets no coefficient of its own: one or two
@@ -153,7 +154,8 @@ class Cohort:
             for level, name in enumerate((self.contrast.reference, self.contrast.target)):
                 count = int((self.a == level).sum())
                 if count < MIN_SUBJECTS:
-                    return f"{count} subjects at {name!r}, at least {MIN_SUBJECTS} are needed"
+                    few = counted(count, "subject")
+                    return f"{few} at {name!r}, at least {MIN_SUBJECTS} are needed"
         coefficients = self.x.shape[1] + 2
         if self.n < SUBJECTS_PER_COEFFICIENT * coefficients:
             return f"{self.n} subjects are too few for {coefficients} coefficients"

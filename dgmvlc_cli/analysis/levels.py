@@ -18,6 +18,7 @@ from scipy import optimize, special
 from dgmvlc_cli.analysis import debias
 from dgmvlc_cli.analysis.contrasts import MIN_SUBJECTS, SUBJECTS_PER_COEFFICIENT, encode
 from dgmvlc_cli.analysis.debias import Fit, Split, with_intercept
+from dgmvlc_cli.counting import counted
 
 # Below this share of its subjects that count, a level is compared through a few look-alikes.
 LEAST_EFFECTIVE_SHARE, MOST_RAISED = 0.5, 0.1
@@ -163,7 +164,7 @@ class Levels:
         for code, name in enumerate(self.names):
             if counts.get(code, 0) < MIN_SUBJECTS:
                 few = counts.get(code, 0)
-                return f"{few} subjects at {name!r}, at least {MIN_SUBJECTS} are needed"
+                return f"{counted(few, 'subject')} at {name!r}, at least {MIN_SUBJECTS} are needed"
         coefficients = self.x.shape[1] + len(self.names)
         if len(self.codes) < SUBJECTS_PER_COEFFICIENT * coefficients:
             return f"{len(self.codes)} subjects are too few for {coefficients} coefficients"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from dgmvlc_cli.imaging.lobes import Lobe
 from dgmvlc_cli.imaging.volume import LUNGS, Tissue, Volume
 from dgmvlc_cli.workspace import atomic_path
 
@@ -20,6 +22,7 @@ OUTLINES = {
     Tissue.LEFT_LUNG: "#f9c74f",
     Tissue.AIRWAY: "#f94144",
 }
+LOBE_OUTLINE = "#ffffff"
 PLANES = ("axial", "coronal", "sagittal")
 # What lies at the left, right, top and bottom edge of each picture, as the patient sees it.
 EDGES = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
@@ -36,11 +39,18 @@ HISTOGRAM_CLASSES = (
 )
 
 
-def draw_qc(volume: Volume, labels: np.ndarray, path: Path, flags: Sequence[str] = ()) -> None:
+def draw_qc(
+    volume: Volume,
+    labels: np.ndarray,
+    path: Path,
+    flags: Sequence[str] = (),
+    lobes: np.ndarray | None = None,
+) -> None:
     """Draw one axial, coronal and sagittal cut, the histogram of HU, and the flags, as PNG.
 
-    Outlines of lungs and airway; lung window, true proportions, head up, patient right at the
-    left.  The sagittal cut goes through the right lung.  flags: sentences below the pictures.
+    Outlines of lungs, airway and, where the mask tells them, lobes; lung window, true proportions,
+    head up, patient right at the left.  The sagittal cut goes through the right lung.  flags:
+    sentences below the pictures.
     Written atomically; DgmvlcError if it cannot be written.
     """
     centre = _centre(labels)
@@ -58,7 +68,10 @@ def draw_qc(volume: Volume, labels: np.ndarray, path: Path, flags: Sequence[str]
     axes = figure.subplots(1, 4, width_ratios=widths)
     figure.subplots_adjust(0.005, bottom + 0.01, 0.995, 0.99, wspace=0.02)
     for axis, plane, size in zip(axes, PLANES, sizes, strict=False):
-        _draw(axis, _cut(volume.hu, plane, centre), _cut(labels, plane, centre), size)
+        _show(axis, _cut(volume.hu, plane, centre), size)
+        if lobes is not None:
+            _outline(axis, _cut(lobes, plane, centre), size, dict.fromkeys(Lobe, LOBE_OUTLINE), 0.6)
+        _outline(axis, _cut(labels, plane, centre), size, OUTLINES, 1.0)
         _letters(axis, EDGES[plane])
     _histogram(axes[3], volume.hu, labels)
     figure.text(0.008, 0.01, "\n".join(lines), color="#ffb703", fontsize=8, va="bottom")
@@ -98,17 +111,28 @@ def _histogram(axis: Axes, hu: np.ndarray, labels: np.ndarray) -> None:
     axis.set_xticks([-900, -600, -300, 0])
 
 
-def _draw(axis: Axes, hu: np.ndarray, labels: np.ndarray, size_mm: tuple[float, float]) -> None:
+def _show(axis: Axes, hu: np.ndarray, size_mm: tuple[float, float]) -> None:
     width, height = size_mm
     low, high = LUNG_WINDOW_HU
     axis.imshow(hu, cmap="gray", vmin=low, vmax=high, extent=(0, width, height, 0))
+    axis.set_axis_off()
+
+
+def _outline(
+    axis: Axes,
+    labels: np.ndarray,
+    size_mm: tuple[float, float],
+    colours: Mapping[Any, str],
+    linewidth: float,
+) -> None:
+    """The edge of every label that has a colour."""
+    width, height = size_mm
     rows, columns = labels.shape
     x = (np.arange(columns) + 0.5) * width / columns
     y = (np.arange(rows) + 0.5) * height / rows
-    for tissue, colour in OUTLINES.items():
-        if (labels == tissue).any() and min(labels.shape) > 1:
-            axis.contour(x, y, labels == tissue, [0.5], colors=colour, linewidths=1.0)
-    axis.set_axis_off()
+    for value, colour in colours.items():
+        if (labels == value).any() and min(labels.shape) > 1:
+            axis.contour(x, y, labels == value, [0.5], colors=colour, linewidths=linewidth)
 
 
 def _letters(axis: Axes, letters: str) -> None:

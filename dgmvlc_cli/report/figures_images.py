@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
+from dgmvlc_cli.counting import counted
 from dgmvlc_cli.report.contents import Pair, ReportContents
 from dgmvlc_cli.report.drawing import (
     BLUE,
@@ -50,12 +51,12 @@ def draw_pairs(contents: ReportContents) -> Drawing | None:
     return Drawing(
         name="pairs",
         title="Image pairs",
-        caption=f"Coronal slices of {len(pairs)} subjects, lung window "
+        caption=f"Coronal slices of {counted(len(pairs), 'subject')}, lung window "
         f"({number(LUNG_WINDOW_HU[0], 'mL')} to {number(LUNG_WINDOW_HU[1], 'mL')} HU); the "
         "patient's right is at the left. The difference is drawn over the lungs only; "
         "a voxel cut off at −1024 HU in both arms takes the mean of its neighbours there.",
-        alt=f"Coronal slices of {len(pairs)} subjects: reference arm, target arm and their "
-        f"difference on a scale of ±{limit:.0f} HU",
+        alt=f"Coronal slices of {counted(len(pairs), 'subject')}: reference arm, target arm and "
+        f"their difference on a scale of ±{limit:.0f} HU",
         figure=figure,
         data=pd.DataFrame([_pair_summary(pair) for pair in pairs]),
     )

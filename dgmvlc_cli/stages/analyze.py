@@ -11,6 +11,7 @@ import pandas as pd
 from dgmvlc_cli import __version__, parallel, workspace
 from dgmvlc_cli.cohort import Question
 from dgmvlc_cli.config import Settings
+from dgmvlc_cli.counting import counted
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.stages.base import Run, StageResult, dry_run
 from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace
@@ -371,13 +372,14 @@ def _measure_only(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     subjects = ready_subjects(ws)
     path = ws.root / "analysis" / "measures.tsv"
     if run.dry_run:
-        return dry_run("analyze", [f"{len(subjects)} scans -> {path}"])
+        return dry_run("analyze", [f"{counted(len(subjects), 'scan')} -> {path}"])
     tasks = [
         MeasureTask(workspace=ws, subject=one, fold=None, arms=(), grid=None, spacing_mm=0.0)
         for one in subjects
     ]
     workspace.write_table(path, measures_table(look_at_all(tasks, run)))
-    summary = [f"{len(subjects)} scans measured (there is no clinical table to learn from): {path}"]
+    measured = counted(len(subjects), "scan")
+    summary = [f"{measured} measured (there is no clinical table to learn from): {path}"]
     return StageResult(stage="analyze", summary=summary, facts={"measures": str(path)})
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from dgmvlc_cli import parallel, workspace
 from dgmvlc_cli.cohort import Question
 from dgmvlc_cli.config import Settings
+from dgmvlc_cli.counting import counted
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.stages.base import Run, StageResult, dry_run
 from dgmvlc_cli.workspace import Stopwatch, Workspace
@@ -49,7 +50,9 @@ def counterfactual(
     tasks = _subject_tasks(ws, settings, run, cohort, contrasts, subjects)
     if run.dry_run:
         total = sum(len(task.pairs) for task in tasks)
-        return dry_run("counterfactual", [f"{total} pairs in {len(contrasts)} contrasts"])
+        return dry_run(
+            "counterfactual", [f"{counted(total, 'pair')} in {counted(len(contrasts), 'contrast')}"]
+        )
     clock = Stopwatch()
     inputs = pairs_inputs(ws, settings, cohort)
     sidecars = {one: pairs_sidecar(ws, settings, one, inputs, subjects) for one in contrasts}
@@ -63,7 +66,7 @@ def counterfactual(
     pairs = sum(len(_rows_of(rows, one)) for one in asked)
     folders = [ws.contrast(settings.train.model, folder_name(settings, one)) for one in asked]
     summary = [
-        f"{'; '.join(one.text for one in asked)}: {pairs} pairs of held-out subjects, "
+        f"{'; '.join(one.text for one in asked)}: {counted(pairs, 'pair')} of held-out subjects, "
         f"and {len(rows) - pairs} placebo pairs, in {clock.seconds:.0f} s",
         f"volumes: {', '.join(map(str, folders))}",
         *_cautions(settings, cohort, asked, placebos, subjects),

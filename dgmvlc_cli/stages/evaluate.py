@@ -10,6 +10,7 @@ import pandas as pd
 from dgmvlc_cli import parallel, workspace
 from dgmvlc_cli.cohort import Question
 from dgmvlc_cli.config import Settings
+from dgmvlc_cli.counting import counted
 from dgmvlc_cli.stages.base import Run, StageResult, dry_run
 from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace
 
@@ -43,7 +44,7 @@ def evaluate(
     pairs = pairs[pairs["subject"].isin(informing(cohort.rows, contrast))]
     path = ws.analysis(settings.train.model, folder_name(settings, contrast)) / "evaluation.tsv"
     if run.dry_run:
-        return dry_run("evaluate", [f"{len(pairs)} pairs -> {path}"])
+        return dry_run("evaluate", [f"{counted(len(pairs), 'pair')} -> {path}"])
     inputs = read_inputs(ws, settings, [contrast])
     sidecar = Sidecar(path=path.with_suffix(".json"), inputs=inputs, outputs=(path,))
     if not sidecar.is_current() or run.force:

@@ -19,6 +19,7 @@ from dgmvlc_cli.config import (
     load_settings,
     settings_toml,
 )
+from dgmvlc_cli.counting import counted
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.stages.base import Run, StageResult, dry_run
 from dgmvlc_cli.workspace import PLANT_FILE, Sidecar, Stopwatch, Workspace
@@ -53,6 +54,7 @@ def plant(
     _refuse_foreign(sibling)
     schema = planted_schema(settings.require_schema())
     subjects = _ready(ws, settings)
+    _require_lobes(ws, chosen, subjects)
     chosen_half = carriers(subjects, settings.seed)
     sidecar = _sidecar(ws, settings, sibling, chosen, subjects)
     if run.dry_run:
@@ -108,10 +110,28 @@ def _ready(ws: Workspace, settings: Settings) -> list[str]:
     subjects = sorted(set(ready_subjects(ws)) & set(ids))
     if len(subjects) < 2:
         raise DgmvlcError(
-            f"{len(subjects)} subjects have both a usable scan and a row of the table.",
+            f"Both a usable scan and a row of the table: {counted(len(subjects), 'subject')}.",
             "Compare the ids in subjects.tsv and the table; run `dgmvlc preprocess` again.",
         )
     return subjects
+
+
+def _require_lobes(ws: Workspace, plant: Plant, subjects: list[str]) -> None:
+    """A plant in a lobe needs one in every scan: else some carriers would carry nothing."""
+    from dgmvlc_cli.analysis.zones import LOBE_REGIONS, LUNG_REGIONS
+    from dgmvlc_cli.imaging.files import read_lobes
+    from dgmvlc_cli.imaging.lobes import LOBE_OF
+
+    if plant.region not in LOBE_REGIONS:
+        return
+    maps = {subject: read_lobes(ws.lobes_path(subject)) for subject in subjects}
+    without = [k for k, one in maps.items() if one is None or LOBE_OF[plant.region] not in one]
+    if without:
+        raise DgmvlcError(
+            f"{len(without)} of {counted(len(subjects), 'scan')} have no "
+            f"{LOBE_OF[plant.region].label}, first {without[0]}.",
+            f"Plant in a region that all have: {', '.join(LUNG_REGIONS)}.",
+        )
 
 
 def _sidecar(

@@ -49,7 +49,7 @@ def preprocess(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     tasks = [_scan_task(scan, found, identity, ws, settings, run) for scan in found.scans]
     _refuse_same_folder(tasks)
     if run.dry_run:
-        return dry_run("preprocess", [f"{len(tasks)} scans -> {ws.root / 'images'}"])
+        return dry_run("preprocess", [f"{counted(len(tasks), 'scan')} -> {ws.root / 'images'}"])
     ws.describe_dataset()
     _write_survey(ws, settings, found, identity, warnings={})
     rows, failed = [], {}
@@ -113,7 +113,7 @@ def prepare_scan(task: ScanTask) -> dict[str, Any]:
     warnings = prepared.warnings
     if not task.source:
         warnings = [_scrubbed(warning, task) for warning in warnings]
-    draw_qc(prepared.volume, prepared.labels, ws.qc_path(subject), warnings)
+    draw_qc(prepared.volume, prepared.labels, ws.qc_path(subject), warnings, prepared.lobes)
     sidecar.write(
         seconds=clock.seconds,
         facts=prepared.facts,

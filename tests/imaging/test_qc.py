@@ -5,6 +5,7 @@ import pytest
 from matplotlib.image import imread
 
 from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.imaging.lobes import Lobe
 from dgmvlc_cli.imaging.qc import draw_qc
 from dgmvlc_cli.imaging.volume import Tissue, Volume
 
@@ -59,3 +60,17 @@ def test_flags_lie_below_the_pictures_in_the_colour_of_warnings(two_boxes, tmp_p
     assert flagged.shape[0] > plain.shape[0] and flagged.shape[1] == plain.shape[1]
     added = flagged[plain.shape[0] :, :, :3]
     assert (added[..., 0] - added[..., 2] > 0.5).sum() > 200
+
+
+def test_the_edge_between_two_lobes_is_drawn(two_boxes, tmp_path):
+    _, labels = two_boxes
+    lobes = np.where(labels == Tissue.RIGHT_LUNG, Lobe.RIGHT_UPPER, 0).astype(np.uint8)
+    lobes[:20][lobes[:20] > 0] = Lobe.RIGHT_LOWER
+    draw_qc(*two_boxes, tmp_path / "lungs.png")
+    draw_qc(*two_boxes, tmp_path / "lobes.png", lobes=lobes)
+    without, within = (imread(tmp_path / f"{name}.png")[..., :3] for name in ("lungs", "lobes"))
+    changed = np.argwhere(np.abs(within - without).max(axis=2) > 0.5)
+    height, width, _ = without.shape
+    # In the coronal and the sagittal picture, at half the height of the lung.
+    assert np.allclose(np.median(changed[:, 0]) / height, 0.5, atol=0.1)
+    assert changed[:, 1].min() > width * 100 / 388
