@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Real
 from typing import cast
 
@@ -17,6 +18,13 @@ from dgmvlc_cli.errors import DgmvlcError, UsageError
 # subjects would each have a leverage near 1, where robust standard errors are undefined.
 MIN_SUBJECTS = 5
 SUBJECTS_PER_COEFFICIENT = 3
+# What the covariates leave of the attribute is what an effect is estimated from.  Below this share
+# of its variance there is nothing; above this share in one subject, it is that subject's effect.
+LEAST_LEFT, MOST_OF_ONE = 1e-6, 0.4
+
+# The logarithm of lung volume, a covariate beside those of the table.
+LOG_VOLUME = "log lung volume"
+VOLUME = "volume_ml"
 
 # The reference arm of a joint edit: every subject's row as it is.
 FACTUAL = "as recorded"
@@ -144,12 +152,18 @@ class Cohort:
     def outcomes(self) -> list[Outcome]:
         return cast(list[Outcome], self.y.columns.tolist())
 
-    @property
+    @cached_property
     def problem(self) -> str:
         """Why nothing can be estimated here; empty when all is well."""
         if self.contrast.numeric:
             if self.a.nunique() < 3:
                 return f"fewer than 3 different values of {self.contrast.attribute} are known"
+            if (off := _off_mode(self.a)) < MIN_SUBJECTS:
+                others = counted(off, "subject")
+                return (
+                    f"all but {others} have one value of {self.contrast.attribute}, "
+                    f"at least {MIN_SUBJECTS} others are needed"
+                )
         else:
             for level, name in enumerate((self.contrast.reference, self.contrast.target)):
                 count = int((self.a == level).sum())
@@ -159,7 +173,7 @@ class Cohort:
         coefficients = self.x.shape[1] + 2
         if self.n < SUBJECTS_PER_COEFFICIENT * coefficients:
             return f"{self.n} subjects are too few for {coefficients} coefficients"
-        return ""
+        return entangled(self.a.to_numpy(), self.x.to_numpy(), self.contrast.attribute)
 
     @property
     def description(self) -> str:
@@ -189,11 +203,51 @@ def cohorts(
         yield Cohort(contrast, a[subjects], x, y.loc[subjects, outcomes], names)
 
 
+def entangled(a: np.ndarray, x: np.ndarray, name: str) -> str:
+    """Why covariates leave too little of an attribute to estimate from; empty where they do not.
+
+    a: (n,).  x: (n, p).  A site where everybody smokes and one where nobody does leave nothing: an
+    effect of smoking and one of the site cannot be told apart, whatever the estimator.
+    """
+    design = np.column_stack([np.ones(len(a)), x])
+    left = (a - design @ np.linalg.lstsq(design, a, rcond=None)[0]) ** 2
+    if left.sum() <= LEAST_LEFT * np.sum((a - a.mean()) ** 2):
+        return f"the covariates determine {name}: nobody is comparable at another value of it"
+    if (share := left.max() / left.sum()) > MOST_OF_ONE:
+        return f"{100 * share:.0f} % of what the covariates leave of {name} is one subject's"
+    return ""
+
+
+def at_one_volume(
+    scans: pd.DataFrame,
+    volume: pd.Series | None,
+    design: pd.DataFrame,
+    covariates: Iterable[str],
+) -> Iterator[tuple[pd.DataFrame, pd.DataFrame, tuple[str, ...]]]:
+    """Outcomes with the design and covariates by which their effect is that of one lung volume.
+
+    The arms of a pair share the mask, so their difference is not by way of lung volume; what real
+    scans are to say of the same effect must hold it fixed too.  Volume itself cannot be, so it goes
+    without.  scans: subject x outcome.  volume: of the lungs in mL, index subject; None adds nothing.
+    """
+    names = tuple(covariates)
+    if volume is None:
+        yield scans, design, names
+        return
+    is_volume = scans.columns.get_level_values(0) == VOLUME
+    known = volume.where(volume > 0).reindex(design.index)
+    yield scans.loc[:, is_volume], design, names
+    if not is_volume.all():
+        enlarged = design.assign(**{LOG_VOLUME: np.log(known)})
+        yield scans.loc[:, ~is_volume], enlarged, (*names, LOG_VOLUME)
+
+
 def encode(design: pd.DataFrame, covariates: Iterable[str]) -> pd.DataFrame:
     """Covariates as regression columns, standardised: index as the design's, no missing values.
 
-    Numeric: missing values become the mean.  Categorical: one column for each level but the most
-    frequent; missing values count as the most frequent level, and levels with fewer than
+    Numeric: missing values become the mean; where fewer than `MIN_SUBJECTS` subjects have another
+    value than the most frequent one, it is left out.  Categorical: one column for each level but
+    the most frequent; missing values count as the most frequent level, and levels with fewer than
     `MIN_SUBJECTS` subjects are pooled.  Either way a column `<name> missing` marks the subjects
     that lack the value, if there are `MIN_SUBJECTS` of them.  Constant and linearly dependent
     columns are left out.
@@ -238,6 +292,8 @@ def _encode_one(column: pd.Series) -> dict[str, np.ndarray]:
 
 def _numeric_columns(column: pd.Series) -> dict[str, np.ndarray]:
     values = column.astype(float)
+    if _off_mode(values.dropna()) < MIN_SUBJECTS:
+        return {}
     return {str(column.name): values.fillna(values.mean()).to_numpy()}
 
 
@@ -250,6 +306,11 @@ def _level_columns(column: pd.Series) -> dict[str, np.ndarray]:
     if counts[list(rare)].sum() >= MIN_SUBJECTS:
         levels.append("(other)")
     return {f"{column.name}={level}": (pooled == level).to_numpy(float) for level in levels}
+
+
+def _off_mode(values: pd.Series) -> int:
+    """How many values are not the most frequent one."""
+    return len(values) - int(values.value_counts().iloc[0])
 
 
 def _standardise(values: np.ndarray) -> np.ndarray:

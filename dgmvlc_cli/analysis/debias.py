@@ -144,8 +144,10 @@ def debias(
     by their mean weight (which is 1 in expectation and much steadier in a small cohort).
 
     m_a may depend on the subject's mask and covariates, never on the subject's own A: the row is
-    edited before the sentence is written, together with what A entails.  Coming from the mask, it
-    makes the question the pairs' own: the effect with shape and volume of the lungs held fixed.
+    edited before the sentence is written, together with what A entails.  It comes from the mask,
+    which A may have changed: the covariates must hold what matters of it (`effects.debiased` adds
+    lung volume), else the estimand would lie between the effect under one mask and the total
+    one, the nearer to the former the better the generator reads masks.
 
     Each split gives an estimate and an influence-function variance, corrected for small groups
     (`with_variance`).  The median over the splits, with variances widened by the squared distance
@@ -211,9 +213,16 @@ def _outcome_model(
 def stacked(
     design: np.ndarray, y: np.ndarray, m: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """g and its Mallows weight w, each (J,); coefficients of y and of m on the design (q, J)."""
+    """g and its Mallows weight w, each (J,); coefficients of y and of m on the design (q, J).
+
+    The design's first column is the intercept.  Levels are taken off before, so that of columns
+    that are dependent in these subjects none takes a part of it to subjects where they are not.
+    """
     pseudo_inverse = np.linalg.pinv(design)
-    beta_y, beta_m = pseudo_inverse @ y, pseudo_inverse @ m
+    level_y, level_m = y.mean(axis=0), m.mean(axis=0)
+    beta_y, beta_m = pseudo_inverse @ (y - level_y), pseudo_inverse @ (m - level_m)
+    beta_y[0] += level_y
+    beta_m[0] += level_m
     rest_y, rest_m = y - design @ beta_y, m - design @ beta_m
     spread = np.sum(rest_m**2, axis=0)
     usable = spread > 1e-12 * np.sum(m**2, axis=0)
@@ -239,9 +248,17 @@ def spare_subjects(a: np.ndarray, covariates: int) -> list[Spare]:
 
 
 def _solve(weight: np.ndarray, score: np.ndarray, spare: list[Spare]) -> Fit:
-    """Root of sum(score - weight tau) = 0, with its influence-function variance."""
+    """Root of sum(score - weight tau) = 0, with its influence-function variance.
+
+    Without groups (a numeric attribute) few subjects can hold most of the weight and pull tau their
+    way, so that each influence is divided by one less the subject's share of the weight, as HC3
+    does (MacKinnon and White 1985, doi:10.1016/0304-4076(85)90158-7).
+    """
     tau = score.sum(axis=0) / weight.sum()
-    return with_variance(tau, (score - weight * tau) / weight.mean(), spare)
+    influence = (score - weight * tau) / weight.mean()
+    if len(spare) == 1:
+        influence = influence / (1 - weight / weight.sum())
+    return with_variance(tau, influence, spare)
 
 
 def _average(

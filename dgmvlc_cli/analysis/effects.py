@@ -18,6 +18,7 @@ from dgmvlc_cli.analysis.contrasts import (
     Cohort,
     Contrast,
     Outcome,
+    at_one_volume,
     cohorts,
     informing,
     unique_subjects,
@@ -266,7 +267,9 @@ def debiased(
     """Effect in the real scans, helped by the generator: rows of `EFFECT_COLUMNS`.
 
     Cross-fitted augmented inverse-probability weighting; the estimator and the reasons for it are
-    in `debias.debias`.  Subjects: as in `observed`, and with pairs.  estimand: "overlap" (weights
+    in `debias.debias`.  Subjects: as in `observed`, and with pairs.  Lung volume is adjusted for
+    too, since pairs hold it fixed (`contrasts.at_one_volume`), so that what the attribute does by
+    way of it is in the observed effect and not in this one.  estimand: "overlap" (weights
     e (1 - e), the default) or "average" (all subjects alike).  The method text gives the other
     estimand, the generator's weight in the outcome model (0 to 1) and the ratio of the standard
     error to plain regression's in the same subjects.  helped False leaves the generator out: arms
@@ -287,8 +290,10 @@ def debiased(
     if not helped:
         m_0, m_1 = 0.0 * m_0, 0.0 * m_1
     results: dict[Outcome, Estimate] = {}
-    for cohort in cohorts(usable, design, contrast, covariates):
-        results |= _debias(cohort, m_0, m_1, seed, estimand)
+    volume = readings.lung_volume()
+    for outcomes, enlarged, adjusted in at_one_volume(usable, volume, design, covariates):
+        for cohort in cohorts(outcomes, enlarged, contrast, adjusted):
+            results |= _debias(cohort, m_0, m_1, seed, estimand)
     return effect_rows(readings, contrast, kind, results)
 
 

@@ -7,8 +7,9 @@ have been at any level.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
@@ -16,7 +17,12 @@ import pandas as pd
 from scipy import optimize, special
 
 from dgmvlc_cli.analysis import debias
-from dgmvlc_cli.analysis.contrasts import MIN_SUBJECTS, SUBJECTS_PER_COEFFICIENT, encode
+from dgmvlc_cli.analysis.contrasts import (
+    MIN_SUBJECTS,
+    SUBJECTS_PER_COEFFICIENT,
+    encode,
+    entangled,
+)
 from dgmvlc_cli.analysis.debias import Fit, Split, with_intercept
 from dgmvlc_cli.counting import counted
 
@@ -157,7 +163,7 @@ class Levels:
     codes: pd.Series
     x: pd.DataFrame
 
-    @property
+    @cached_property
     def problem(self) -> str:
         """Why nothing can be estimated; empty when all is well."""
         counts = self.codes.value_counts()
@@ -168,7 +174,12 @@ class Levels:
         coefficients = self.x.shape[1] + len(self.names)
         if len(self.codes) < SUBJECTS_PER_COEFFICIENT * coefficients:
             return f"{len(self.codes)} subjects are too few for {coefficients} coefficients"
-        return ""
+        x = self.x.to_numpy()
+        found = (
+            entangled((self.codes == code).to_numpy(float), x, f"{self.attribute} {name}")
+            for code, name in enumerate(self.names)
+        )
+        return next(filter(None, found), "")
 
 
 def levels_of(
@@ -179,6 +190,23 @@ def levels_of(
     codes = codes.dropna().astype(int).sort_index()
     adjusted = [name for name in covariates if name != attribute]
     return Levels(attribute, tuple(names), codes, encode(design.loc[codes.index], adjusted))
+
+
+def level_cohorts(
+    scans: pd.DataFrame,
+    design: pd.DataFrame,
+    attribute: str,
+    names: Sequence[str],
+    covariates: Sequence[str],
+) -> Iterator[tuple[Levels, pd.DataFrame]]:
+    """`contrasts.cohorts` of several levels: the subjects, and the outcomes known in just these."""
+    y = scans.reindex(levels_of(design, attribute, names, ()).codes.index)
+    known = y.notna().to_numpy()
+    for pattern in np.unique(known, axis=1).T:
+        outcomes = (known == pattern[:, None]).all(axis=0)
+        subjects = y.index[pattern]
+        levels = levels_of(design.loc[subjects], attribute, names, covariates)
+        yield levels, y.loc[subjects, outcomes]
 
 
 OVERLAP_COLUMNS = (

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-from dgmvlc_cli.analysis.contrasts import Contrast, Outcome, informing
+from dgmvlc_cli.analysis.contrasts import Contrast, Outcome, at_one_volume, informing
 from dgmvlc_cli.analysis.effects import benjamini_hochberg, observed, sign_flip_p
 from dgmvlc_cli.analysis.readings import Readings
 from dgmvlc_cli.analysis.zones import CONTROL_REGIONS
@@ -244,12 +244,11 @@ def _volume_adjusted(
     Density falls in proportion to the volume that the same tissue is spread over, so a breath
     changes both, and a group that breathes less deeply looks denser.
     """
-    scans, volume = readings.scans(), ("volume_ml", "lungs")
-    if volume not in scans or contrast.attribute not in design:
+    volume = readings.lung_volume()
+    if volume is None or contrast.attribute not in design:
         return []
-    known = design.loc[design.index.intersection(scans.index)]
-    enlarged = known.assign(log_lung_volume=np.log(scans[volume].reindex(known.index)))
-    rows = observed(readings, enlarged, contrast, [*covariates, "log_lung_volume"])
+    *_, (_, enlarged, adjusted) = at_one_volume(readings.scans(), volume, design, covariates)
+    rows = observed(readings, enlarged, contrast, adjusted)
     chosen = rows["measure"].isin(VOLUME_ADJUSTED) & ~rows["region"].isin(CONTROL_REGIONS)
     return [
         _row(

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import cast
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from dgmvlc_cli.analysis import levels as several_levels
-from dgmvlc_cli.analysis.contrasts import Contrast, Outcome, arm_name, unique_subjects
+from dgmvlc_cli.analysis.contrasts import (
+    Contrast,
+    Outcome,
+    arm_name,
+    at_one_volume,
+    unique_subjects,
+)
 from dgmvlc_cli.analysis.debias import Split
 from dgmvlc_cli.analysis.effects import (
     CONFIDENCE,
@@ -94,59 +101,74 @@ def level_effects(
     `effects.debiased`).
     """
     readings, design = Readings.of(measures), unique_subjects(design)
-    subjects = several_levels.levels_of(design, attribute, names, covariates)
     pairs = [Contrast(attribute, one, other) for one, other in combinations(names, 2)]
     parts = [model_implied(readings, pair, seed) for pair in pairs]
-    if subjects.problem:
-        said = Estimate.missing(len(subjects.codes), subjects.problem)
-        for pair in pairs:
-            found = dict.fromkeys(readings.outcomes, said)
-            parts.append(effect_rows(readings, pair, "debiased_levels", found))
-        no_overlap = pd.DataFrame(columns=list(several_levels.OVERLAP_COLUMNS))
-        return adjust(pd.concat(parts, ignore_index=True)), no_overlap
-    rng = generator(seed, attribute, *names, "cross-fitting")
-    splits = several_levels.level_splits(subjects.codes.to_numpy(), subjects.x.to_numpy(), rng)
-    results = _debias_levels(readings, subjects, splits, helped)
+    results = _debias_levels(readings, design, attribute, names, covariates, seed, helped)
     parts += [
         effect_rows(readings, pair, "debiased_levels", found)
         for pair, found in zip(pairs, results, strict=True)
     ]
     effects = adjust(pd.concat(parts, ignore_index=True))
-    return effects, several_levels.diagnose_overlap(subjects, splits)
+    everyone = several_levels.levels_of(design, attribute, names, covariates)
+    if everyone.problem:
+        return effects, pd.DataFrame(columns=list(several_levels.OVERLAP_COLUMNS))
+    return effects, several_levels.diagnose_overlap(everyone, _splits(everyone, seed))
+
+
+def _splits(levels: several_levels.Levels, seed: int) -> list[Split]:
+    rng = generator(seed, levels.attribute, *levels.names, "cross-fitting")
+    return several_levels.level_splits(levels.codes.to_numpy(), levels.x.to_numpy(), rng)
 
 
 def _debias_levels(
-    readings: Readings, subjects: several_levels.Levels, splits: list[Split], helped: bool
+    readings: Readings,
+    design: pd.DataFrame,
+    attribute: str,
+    names: Sequence[str],
+    covariates: Sequence[str],
+    seed: int,
+    helped: bool,
 ) -> list[dict[Outcome, Estimate]]:
-    """Estimates of every outcome, for each pair of levels."""
-    y = readings.scans().reindex(subjects.codes.index)
-    arms = readings.predictions_of([arm_name(subjects.attribute, one) for one in subjects.names])
-    complete = y.notna().all().to_numpy() & (np.ptp(y.to_numpy(), axis=0) > 0)
-    helped = helped and bool(arms) and set(y.index) <= set(arms[0].index)
-    m = np.stack([arm.loc[y.index].to_numpy() for arm in arms]) if helped else None
-    if m is not None:
-        complete &= np.isfinite(m).all(axis=(0, 1))
-        m = m[:, :, complete]
-    fits = several_levels.debias_levels(
-        y.to_numpy()[:, complete],
-        subjects.codes.to_numpy(),
-        subjects.x.to_numpy(),
-        m,
-        splits,
-    )
-    said = "helped by the generator" if helped else "without the generator"
-    method = f"cross-fitted AIPW, generalised overlap weights over {len(subjects.names)} levels"
-    absent = Estimate.missing(len(y), "missing in some subject, or without variation")
-    results = []
-    for fit in fits.values():
-        found: dict[Outcome, Estimate] = dict.fromkeys(readings.outcomes, absent)
-        for j, outcome in enumerate(np.flatnonzero(complete)):
-            effect, half, p = student(fit, j)
-            found[readings.outcomes[outcome]] = Estimate.around(
-                len(y), effect, half, p, f"{method}, {said}"
-            )
-        results.append(found)
+    """Estimates of every outcome, for each pair of levels; volume as in `effects.debiased`."""
+    scans = readings.scans()
+    arms = readings.predictions_of([arm_name(attribute, one) for one in names]) if helped else []
+    for arm in arms:
+        scans = scans.where(arm.reindex(scans.index).notna())
+    results: list[dict[Outcome, Estimate]] = [{} for _ in combinations(names, 2)]
+    volume = readings.lung_volume()
+    for part, enlarged, adjusted in at_one_volume(scans, volume, design, covariates):
+        for levels, y in several_levels.level_cohorts(part, enlarged, attribute, names, adjusted):
+            for found, one in zip(results, _debias_cohort(levels, y, arms, seed), strict=True):
+                found.update(one)
     return results
+
+
+def _debias_cohort(
+    levels: several_levels.Levels, y: pd.DataFrame, arms: list[pd.DataFrame], seed: int
+) -> list[dict[Outcome, Estimate]]:
+    """Estimates of outcomes (columns of y) that are known in just the subjects of `levels`."""
+    pairs = list(combinations(range(len(levels.names)), 2))
+    outcomes = cast(list[Outcome], y.columns.tolist())
+    if levels.problem:
+        problem = Estimate.missing(len(y), levels.problem)
+        return [dict.fromkeys(outcomes, problem) for _ in pairs]
+    flat = np.ptp(y.to_numpy(), axis=0) == 0
+    m = np.stack([arm.loc[y.index, y.columns].to_numpy() for arm in arms]) if arms else None
+    fits = several_levels.debias_levels(
+        y.to_numpy(), levels.codes.to_numpy(), levels.x.to_numpy(), m, _splits(levels, seed)
+    )
+    said = "helped by the generator" if arms else "without the generator"
+    method = f"cross-fitted AIPW, generalised overlap weights over {len(levels.names)} levels"
+    absent = Estimate.missing(len(y), "no variation between subjects")
+    return [
+        {
+            outcome: absent
+            if flat[j]
+            else Estimate.around(len(y), *student(fits[pair], j), f"{method}, {said}")
+            for j, outcome in enumerate(outcomes)
+        }
+        for pair in pairs
+    ]
 
 
 # Doses ------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ class _Evidence:
 
     debiased: pd.Series
     model: pd.Series
+    observed: pd.Series | None
     largest_placebo: float
     placebos: int
     p_placebo: float
@@ -45,6 +46,14 @@ class _Evidence:
         return bool(same_sign) and abs(self.model["effect"]) > self.largest_placebo
 
     @property
+    def opposed(self) -> bool:
+        """The scans' own difference is clear and of the other sign than the debiased effect."""
+        if self.observed is None:
+            return False
+        low, high = self.observed["ci_low"], self.observed["ci_high"]
+        return bool(high < 0 < self.debiased["effect"] or self.debiased["effect"] < 0 < low)
+
+    @property
     def covers_zero(self) -> bool:
         return self.debiased["ci_low"] <= 0 <= self.debiased["ci_high"]
 
@@ -58,21 +67,28 @@ def verdicts(effects: pd.DataFrame) -> pd.DataFrame:
       < 0.05), and the model-implied effect has the same sign and exceeds every placebo.
     - not supported: the debiased interval includes 0, and the model-implied effect is no larger
       than placebos explain (placebo-calibrated p >= 0.05).
-    - undecided: everything else, with the reason: real scans and model disagree, an interval that
-      excludes 0 before the adjustment only, no placebos, a measure that the shared mask holds
-      fixed, or nothing that could be estimated.
+    - undecided: everything else, with the reason: real scans and model disagree, the scans' whole
+      difference has the opposite sign, an interval that excludes 0 before the adjustment only, no
+      placebos or none that the generator answers, a measure that the shared mask holds fixed, or
+      nothing that could be estimated.
 
     "Not supported" is no proof of absence: the interval in the sentence says what is excluded.
     """
     calibration = by_outcome(placebo_calibration(effects))
     models = one_per_outcome(effects, "model_implied")
+    observed = one_per_outcome(effects, "observed")
     rows = []
     for outcome, debiased in one_per_outcome(effects, "debiased").items():
         if outcome[1] in CONTROL_REGIONS:
             continue
         against = calibration[outcome]
         evidence = _Evidence(
-            debiased, models[outcome], against["largest"], int(against["placebos"]), against["p"]
+            debiased,
+            models[outcome],
+            observed.get(outcome),
+            against["largest"],
+            int(against["placebos"]),
+            against["p"],
         )
         verdict, reason = _judge(evidence)
         rows.append((*outcome, verdict, f"{outcome_label(outcome)}: {verdict}. {reason}"))
@@ -83,15 +99,23 @@ def _judge(evidence: _Evidence) -> tuple[str, str]:
     """Verdict and the reason for it."""
     real, model = evidence.debiased, evidence.model
     for row in (real, model):
-        if np.isnan(row["effect"]):
+        if not np.isfinite([row["effect"], row["ci_low"], row["ci_high"]]).all():
             return UNDECIDED, f"It could not be estimated: {row['method']}."
     if evidence.held_fixed:
         said = f"Both arms share the mask, so the model holds it fixed. {_scans_show(real)}."
         return UNDECIDED, said
     if evidence.placebos == 0:
         return UNDECIDED, f"{_scans_show(real)}; {_model_says(evidence)}: nothing to judge it by."
+    if np.isnan(evidence.p_placebo):
+        said = "the generator answers no placebo at all, which leaves nothing to judge it by"
+        return UNDECIDED, f"{_scans_show(real)}; {_model_says(evidence)}: {said}."
     found = real["p_adjusted"] < ALPHA
     beyond_placebos = evidence.p_placebo < ALPHA
+    if found and evidence.opposed:
+        assert evidence.observed is not None
+        whole = quantity(evidence.observed["effect"], real["unit"])
+        said = "the difference by way of lung volume, or who is compared, has the opposite sign"
+        return UNDECIDED, f"{_scans_show(real)}, but their whole difference is {whole}: {said}."
     if found and evidence.agrees:
         return SUPPORTED, f"{_scans_show(real)}; {_model_says(evidence)}."
     if found:
@@ -130,7 +154,9 @@ def summary_sentence(verdicts: pd.DataFrame, effects: pd.DataFrame) -> str:
     studied = effects[effects["kind"] == "debiased"]
     contrast = studied["contrast"].iloc[0] if len(studied) else "the contrast"
     supported = verdicts[verdicts["verdict"] == SUPPORTED]
-    if supported.empty:
+    if why := _unjudged(studied, effects):
+        claim = f"{contrast}: none of {len(verdicts)} comparisons could be judged: {why}."
+    elif supported.empty:
         claim = (
             f"{contrast}: no effect is claimed; none of {len(verdicts)} comparisons is supported."
         )
@@ -140,6 +166,14 @@ def summary_sentence(verdicts: pd.DataFrame, effects: pd.DataFrame) -> str:
             f"The clearest: {_clearest(supported, studied)}"
         )
     return f"{claim} {_placebo_sentence(effects)}".strip()
+
+
+def _unjudged(debiased: pd.DataFrame, effects: pd.DataFrame) -> str:
+    """Why no comparison at all could be judged; empty where some could."""
+    if len(debiased) and debiased["effect"].isna().all():
+        return str(debiased["method"].iloc[0])
+    known = effects.loc[effects["kind"] == "placebo", "effect"].notna()
+    return "" if known.any() else "there is no placebo"
 
 
 def _clearest(supported: pd.DataFrame, debiased: pd.DataFrame) -> str:

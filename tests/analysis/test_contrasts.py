@@ -4,7 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dgmvlc_cli.analysis.contrasts import Contrast, cohorts, dose, encode, unique_subjects
+from dgmvlc_cli.analysis.contrasts import (
+    Contrast,
+    at_one_volume,
+    cohorts,
+    dose,
+    encode,
+    unique_subjects,
+)
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 
 SMOKING = Contrast("smoking", "never smoker", "current smoker")
@@ -102,3 +109,54 @@ def test_a_subject_listed_twice_is_refused():
     twice = table(age=[1.0, 2.0]).set_axis(["s1", "s1"])
     with pytest.raises(DgmvlcError, match="'s1'"):
         unique_subjects(twice)
+
+
+def problem_of(design: pd.DataFrame, contrast: Contrast, covariates: list[str]) -> str:
+    scans = pd.DataFrame({"y": 1.0}, index=design.index)
+    (cohort,) = cohorts(scans, design, contrast, covariates)
+    return cohort.problem
+
+
+@pytest.mark.parametrize(
+    ("crossing", "said"),
+    [(0, "the covariates determine smoking"), (1, "is one subject's"), (6, "")],
+)
+def test_groups_that_a_covariate_tells_apart_are_not_compared(crossing, said):
+    """A site of smokers and one of others, but for a few."""
+    smoking = [*SMOKING.levels] * 30
+    site = ["a" if one == "never smoker" else "b" for one in smoking]
+    site[:crossing] = ["a" if one == "b" else "b" for one in site[:crossing]]
+    found = problem_of(table(smoking=smoking, site=site), SMOKING, ["site"])
+    assert said in found and bool(found) == bool(said)
+
+
+def test_a_number_that_hardly_anybody_has_tells_nothing():
+    values = [0.0] * 50 + [20.0, 22.0, 24.0, 26.0]
+    step = Contrast("pack_years", 0, 20)
+    assert "all but 4 subjects have one value" in problem_of(table(pack_years=values), step, [])
+    more = table(pack_years=[*values, 23.0])
+    assert not problem_of(more, step, [])
+    assert encode(table(pack_years=values), ["pack_years"]).empty
+    assert list(encode(more, ["pack_years"])) == ["pack_years"]
+
+
+def test_all_outcomes_but_volume_are_compared_at_one_volume():
+    scans = pd.DataFrame(
+        [[-850.0, 5000.0, 2500.0], [-800.0, 4000.0, 2000.0]],
+        index=["s00", "s01"],
+        columns=pd.MultiIndex.from_tuples(
+            [("mean_hu", "lungs"), ("volume_ml", "lungs"), ("volume_ml", "upper")]
+        ),
+    )
+    design = table(age=[60.0, 70.0, 80.0])
+    volume = scans["volume_ml", "lungs"]
+    volumes, density = at_one_volume(scans, volume, design, ["age"])
+    assert list(volumes[0]) == [("volume_ml", "lungs"), ("volume_ml", "upper")]
+    assert volumes[2] == ("age",)
+    assert list(density[0]) == [("mean_hu", "lungs")]
+    assert density[2] == ("age", "log lung volume")
+    known = density[1]["log lung volume"]
+    assert np.exp(known[["s00", "s01"]]).tolist() == pytest.approx([5000, 4000])
+    assert np.isnan(known["s02"])
+    (unchanged,) = at_one_volume(scans, None, design, ["age"])
+    assert unchanged[1] is design and unchanged[2] == ("age",)

@@ -39,7 +39,7 @@ def test_folds_are_balanced_and_every_subject_is_predicted_by_others():
 
 def test_stacked_regression_equals_one_with_the_prediction_in_it():
     rng = np.random.default_rng(2)
-    design, m = rng.normal(size=(50, 4)), rng.normal(size=(50, 1))
+    design, m = debias.with_intercept(rng.normal(size=(50, 3))), rng.normal(size=(50, 1))
     y = design.sum(axis=1, keepdims=True) + 0.8 * m + 0.5 * rng.normal(size=(50, 1))
     g, weight, *_ = debias.stacked(design, y, m)
     full = sm.OLS(y[:, 0], np.column_stack([design, m])).fit()
@@ -189,3 +189,32 @@ def test_a_good_generator_buys_precision(draws):
 def test_confounding_biases_the_raw_difference_and_not_the_debiased(draws):
     assert abs(draws["raw"].mean()) > 5
     assert np.abs(draws["error"].mean(axis=0)).max() < 0.6
+
+
+def test_a_level_does_not_leak_through_a_column_that_is_constant_but_for_one_subject():
+    """Where that subject is held out its column is one with the intercept."""
+    rng = np.random.default_rng(3)
+    rare = np.zeros(60)
+    rare[7] = 1.0
+    a = np.tile([0.0, 1.0], 30)
+    x = standardised(np.column_stack([rng.normal(size=60), rare]))
+    y = -850 + 10 * rng.normal(size=(60, 1))
+    splits = debias.cross_splits(a, x, rng)
+    with_level = debias.debias(y, a, x, 0 * y, 0 * y, splits).overlap
+    without = debias.debias(y + 850, a, x, 0 * y, 0 * y, splits).overlap
+    assert with_level.effect == pytest.approx(without.effect, abs=1e-6)
+    assert with_level.se == pytest.approx(without.se, abs=1e-6)
+
+
+def test_a_number_that_few_subjects_have_gets_an_interval_that_holds():
+    """Spread that rises with a skewed attribute: 0.81 without the share of each subject."""
+    covered = []
+    for draw in range(120):
+        rng = np.random.default_rng(draw)
+        a = np.exp(rng.normal(size=60))
+        y = (rng.normal(size=60) * (0.5 + a))[:, None]
+        x = rng.normal(size=(60, 1))
+        fit = debias.debias(y, a, x, 0 * y, 0 * y, debias.cross_splits(a, x, rng, 1)).overlap
+        half = stats.t.ppf(0.975, fit.dof[0]) * fit.se[0]
+        covered.append(abs(fit.effect[0]) <= half)
+    assert np.mean(covered) > 0.82

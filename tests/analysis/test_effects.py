@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -225,6 +227,35 @@ def test_a_measure_the_mask_holds_fixed_is_not_taken_for_a_prediction(study):
     assert (model["effect"], model["ci_high"], model["p"]) == (0, 0, 1)
     assert model["method"] == HELD_FIXED
     assert "generator weight 0.00" in debiased(fixed, design, SMOKING, COVARIATES).iloc[0]["method"]
+
+
+@pytest.mark.parametrize("generator", ["good", "useless"])
+def test_the_debiased_effect_is_that_at_one_lung_volume(generator):
+    """Smokers' lungs are larger and so less dense; at one volume smoking changes nothing.
+
+    Whether the generator reads the volume off the mask or not, the question is the same.
+    """
+    rng = np.random.default_rng(5)
+    cohort = simulate(rng, n=240, effect=0.0)
+    larger = 0.15 * cohort.a + 0.15 * rng.normal(size=240)
+    cohort = replace(cohort, y=cohort.y - 150 * larger, baseline=cohort.baseline - 150 * larger)
+    design = design_of(cohort, rng)
+    measures = measures_of(cohort, design, rng, generator=generator)
+    volume = measures[measures["arm"] == "observed"].assign(
+        measure="volume_ml", region="lungs", unit="mL", value=5000 * np.exp(larger)
+    )
+    table = pd.concat([measures, volume], ignore_index=True)
+    outcome = ("mean_hu", "upper")
+    whole, held = (
+        one.set_index(["measure", "region"]).loc[outcome]
+        for one in (
+            observed(table, design, SMOKING, COVARIATES),
+            debiased(table, design, SMOKING, COVARIATES),
+        )
+    )
+    assert whole["ci_high"] < -10
+    assert held["ci_low"] < 0 < held["ci_high"]
+    assert "log lung volume" in held["method"] and "volume" not in whole["method"]
 
 
 def test_arms_made_from_the_scan_do_not_explain_it(study):

@@ -151,7 +151,7 @@ def test_adjusted_p_are_benjamini_hochberg_of_each_statistic(table):
 def test_density_is_adjusted_for_volume_in_the_real_scans(table):
     rows = table[table["statistic"] == "volume-adjusted"]
     assert len(rows) == 2 and (rows["kind"] == "observed").all()
-    assert rows["method"].str.contains("log_lung_volume").all()
+    assert rows["method"].str.contains("log lung volume").all()
 
 
 def test_distances_have_intervals_for_the_contrast_and_each_placebo():

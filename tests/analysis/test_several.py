@@ -133,6 +133,30 @@ def test_without_arms_the_real_scans_are_still_compared(levels):
     assert rows["method"].str.contains("without the generator").all()
 
 
+def test_a_row_without_scan_and_a_missing_value_cost_what_they_must(levels):
+    """A scan added after training, an arm that failed, a value that one scan lacks."""
+    measures, design = levels
+    other = measures[measures["arm"] == "observed"].assign(measure="median_hu")
+    other.loc[other["subject"] == "s003", "value"] = np.nan
+    arms = measures[measures["arm"] != "observed"].assign(measure="median_hu")
+    table = pd.concat([measures, other, arms], ignore_index=True)
+    table = table[~((table["subject"] == "s004") & (table["arm"] == "smoking=former"))]
+    more = pd.concat([design, design.iloc[:1].set_axis(["new"])])
+    effects, _ = level_effects(table, more, "smoking", LEVELS, ["age"])
+    found = effects[effects["kind"] == "debiased_levels"].groupby("measure")
+    assert found["effect"].count().to_dict() == {"mean_hu": 3, "median_hu": 3}
+    assert found["n"].first().to_dict() == {"mean_hu": 119, "median_hu": 118}
+
+
+def test_a_level_that_a_covariate_determines_is_not_compared(levels):
+    measures, design = levels
+    site = design.assign(site=np.where(design["smoking"] == "former", "a", "b"))
+    effects, overlap = level_effects(measures, site, "smoking", LEVELS, ["site"])
+    rows = effects[effects["kind"] == "debiased_levels"]
+    assert rows["effect"].isna().all() and overlap.empty
+    assert rows["method"].str.contains("determine smoking former").all()
+
+
 def test_too_few_at_a_level_are_missing_with_the_reason(levels):
     measures, design = levels
     few = design.assign(smoking=["never", "former"] * 59 + ["current"] * 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from effect_rows import SMOKING, evidence
+from effect_rows import SMOKING, evidence, row
 from simulated_cohort import WORDS, design_of, measures_of, simulate
 
 from dgmvlc_cli.analysis.effects import Contrast, estimate_effects
@@ -48,13 +48,43 @@ def test_neither_real_scans_nor_model_is_no_support():
         (evidence((-22.1, 9.0), -19.4, placebos=()), "nothing to judge it by"),
         (evidence((-22.1, 9.0), 0.0), "the model holds it fixed"),
         (evidence((np.nan, np.nan), -19.4, method="3 subjects"), "not be estimated: 3 subjects"),
+        (evidence((-22.1, np.inf), -19.4, method="3 subjects"), "not be estimated: 3 subjects"),
+        (evidence((-3.0, 9.0), -20.0, placebos=(0.0, 0.0)), "answers no placebo"),
     ],
-    ids=["opposite", "within placebos", "model alone", "no placebo", "held fixed", "missing"],
+    ids=[
+        "opposite",
+        "within placebos",
+        "model alone",
+        "no placebo",
+        "held fixed",
+        "missing",
+        "endless",
+        "placebos of nothing",
+    ],
 )
 def test_disagreement_is_undecided_and_says_why(effects, because):
     verdict, sentence = judged(effects)
     assert verdict == UNDECIDED
     assert because in sentence
+
+
+def test_scans_whose_whole_difference_is_the_opposite_are_undecided():
+    effects = evidence((-22.1, 9.0), -19.4)
+    opposite = pd.concat([effects, pd.DataFrame([row("observed", 25.0, 9.0)])])
+    verdict, sentence = judged(opposite)
+    assert verdict == UNDECIDED
+    assert "but their whole difference is 25 HU: " in sentence
+    unclear = pd.concat([effects, pd.DataFrame([row("observed", 5.0, 9.0)])])
+    assert judged(unclear)[0] == SUPPORTED
+
+
+def test_a_summary_says_why_nothing_could_be_judged():
+    for effects, why in (
+        (evidence((np.nan, np.nan), -19.4, method="3 subjects"), "3 subjects"),
+        (evidence((-22.1, 9.0), -19.4, placebos=()), "there is no placebo"),
+    ):
+        said = summary_sentence(verdicts(effects), effects)
+        assert f"none of 1 comparisons could be judged: {why}." in said
 
 
 def test_an_interval_that_adjustment_takes_back_is_undecided():
