@@ -14,6 +14,7 @@ from dgmvlc_cli.analysis.contrasts import Contrast
 from dgmvlc_cli.analysis.maps import HEIGHT, TEMPLATE, WIDTH
 from dgmvlc_cli.measuring import Look
 from dgmvlc_cli.phantom import PhantomSettings
+from dgmvlc_cli.report import assemble
 
 SMOKING = Contrast("smoking", "never smoker", "current smoker")
 PLACEBO = Contrast("placebo_1", "cedar", "rowan")
@@ -129,3 +130,18 @@ def test_a_null_phantom_has_a_true_map_of_zeros_and_other_attributes_have_none()
     assert known is not None and np.nanmax(np.abs(known[0])) == 0
     assert mapping.true_map(settings, Contrast("age", 50.0, 70.0), ["ph-0001"]) is None
     assert mapping.true_map(settings, SMOKING, ["elsewhere"]) is None
+
+
+def test_the_report_tells_the_flips_that_few_subjects_allow():
+    looks, rows = study(8)
+    maps = mapping.group_maps(looks, rows, [SMOKING], ["age"], seed=0, tfce_flips=20)
+    facts = assemble.map_facts(maps)
+    assert (facts["map_flips"], facts["map_tfce_flips"], facts["map_permutations"]) == (
+        256,
+        20,
+        1000,
+    )
+    few = mapping.group_maps(looks[:4], rows, [SMOKING], ["age"], seed=0, tfce_flips=0)
+    facts = assemble.map_facts(few)
+    assert facts["map_flips"] == 16 and facts["map_tfce_flips"] is None
+    assert "map_permutations" not in facts  # four scans are too few for a regression

@@ -32,6 +32,8 @@ SMOOTHING_MM = 12.0
 """Full width at half maximum of the smoothing within the lung."""
 LEAST_WEIGHT = 0.1
 LEAST_SHARE = 0.95
+LEAST_OWN_VARIANCE = 1e-6
+"""Of the attribute's variance, that covariates must leave for its slope to mean anything."""
 PLEURA_MM = (0.0, 10.0, 20.0, 30.0, np.inf)
 THIRDS = ("lower", "middle", "upper")
 ALPHA = 0.05
@@ -139,7 +141,8 @@ class GroupMap:
     """A map over subjects; arrays are `TEMPLATE`, NaN outside `mask`.
 
     effect: mean, or slope for the real scans.  t: its t statistic.  p_max, p_tfce: adjusted over
-    the cells, p_tfce None where it was not asked for.  n: subjects.  method: in words.
+    the cells, p_tfce None where it was not asked for.  n: subjects.  flips, tfce_flips:
+    relabellings behind p_max and p_tfce.  method: in words.
     """
 
     effect: np.ndarray
@@ -148,6 +151,8 @@ class GroupMap:
     p_tfce: np.ndarray | None
     mask: np.ndarray
     n: int
+    flips: int
+    tfce_flips: int
     method: str
 
     @property
@@ -195,6 +200,8 @@ def paired_map(
         p_tfce=None if enhanced is None else _spread(enhanced.p, mask),
         mask=mask,
         n=len(stack),
+        flips=by_maximum.flips,
+        tfce_flips=0 if enhanced is None else enhanced.flips,
         method=method,
     )
 
@@ -209,10 +216,11 @@ def observed_map(
     """The real scans: slope of the attribute in each cell, adjusted for covariates.
 
     stack: (subjects, *TEMPLATE) HU.  a: (subjects,) on the scale of the contrast.  A subject
-    without a cell (at most 1 in 20) gets the cell's mean there.  None where too few subjects.
+    without a cell (at most 1 in 20) gets the cell's mean there.  None where there are too few
+    subjects, or where the covariates (nearly) determine the attribute.
     """
     mask = common_mask(stack)
-    if len(stack) < covariates.shape[1] + 5 or not mask.any() or not np.ptp(a):
+    if len(stack) < covariates.shape[1] + 5 or not mask.any() or not _separable(a, covariates):
         return None
     y = stack[:, mask].astype(np.float64)
     y = np.where(np.isfinite(y), y, np.nanmean(y, axis=0))
@@ -224,9 +232,24 @@ def observed_map(
         p_tfce=None,
         mask=mask,
         n=len(stack),
-        method=f"OLS with {covariates.shape[1]} covariate columns; maximum t over "
+        flips=control.flips,
+        tfce_flips=0,
+        method=f"OLS with {covariates.shape[1]} covariate columns, HC3; maximum t over "
         f"{int(mask.sum())} cells, {control.flips} Freedman-Lane permutations",
     )
+
+
+def _separable(a: np.ndarray, covariates: np.ndarray) -> bool:
+    """Whether a (n,) varies beyond what covariates (n, p) explain, whoever is left out.
+
+    Leaving out subject i takes r_i^2 / (1 - h_i) off the residuals' sum of squares, with residual
+    r_i and leverage h_i: all of it, where that subject alone tells a from the covariates.
+    """
+    basis, _ = np.linalg.qr(np.column_stack([np.ones(len(a)), covariates]))
+    r = a - basis @ (basis.T @ a)
+    freedom = np.maximum(1 - np.einsum("ip,ip->i", basis, basis), permutation.LEAST_FREEDOM)
+    remaining = r @ r - (r**2 / freedom).max()
+    return bool(np.ptp(a) and remaining > LEAST_OWN_VARIANCE * len(a) * np.var(a))
 
 
 def _spread(values: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dgmvlc_cli import workspace
+from dgmvlc_cli import mapping, workspace
 from dgmvlc_cli.analysis.contrasts import Contrast
 from dgmvlc_cli.analysis.maps import SMOOTHING_MM
-from dgmvlc_cli.analysis.permutation import FLIPS, TFCE_FLIPS
 from dgmvlc_cli.analysis.readings import OBSERVED
 from dgmvlc_cli.cohort import Cohort, model_grid, subjects_with_lobes
 from dgmvlc_cli.config import Settings
@@ -115,6 +114,7 @@ def methods_facts(
     subjects: pd.DataFrame,
     pairs: pd.DataFrame,
     covariates: list[str],
+    maps: mapping.Maps,
 ) -> dict[str, dict[str, Any]]:
     """What each stage that ran did, for the methods prose."""
     plan = (workspace.read_json(ws.fold(settings.train.model, 0) / "train.json") or {})["inputs"]
@@ -153,14 +153,22 @@ def methods_facts(
             "helped": settings.counterfactual.source == "mask",
             "standard_errors": "HC3",
             "adjustment": "Benjamini-Hochberg",
-            "map_flips": FLIPS,
-            "map_tfce_flips": TFCE_FLIPS,
-            "map_permutations": TFCE_FLIPS,
-            "map_smoothing_mm": SMOOTHING_MM,
+            **map_facts(maps),
         },
     }
     phantom = _phantom_facts(ws, settings)
     return {**({"phantom": phantom} if phantom else {}), **facts}
+
+
+def map_facts(maps: mapping.Maps) -> dict[str, Any]:
+    """How the maps that could be made were tested; few subjects have fewer flips than asked for."""
+    model, observed = (maps.group.get(name) for name in (mapping.MODEL, mapping.OBSERVED))
+    facts: dict[str, Any] = {"map_smoothing_mm": SMOOTHING_MM}
+    if model is not None:
+        facts |= {"map_flips": model.flips, "map_tfce_flips": model.tfce_flips or None}
+    if observed is not None:
+        facts["map_permutations"] = observed.flips
+    return facts
 
 
 def _mask_source(settings: Settings) -> str:

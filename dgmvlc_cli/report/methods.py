@@ -144,6 +144,12 @@ REFERENCES = {
         "general linear model. NeuroImage 2014; 92: 381-397.",
         "https://doi.org/10.1016/j.neuroimage.2014.01.060",
     ),
+    "diciccio2017": Reference(
+        "DiCiccio and Romano 2017",
+        "DiCiccio CJ, Romano JP. Robust permutation tests for correlation and regression "
+        "coefficients. J Am Stat Assoc 2017; 112: 1211-1220.",
+        "https://doi.org/10.1080/01621459.2016.1202117",
+    ),
     "mackinnon1985": Reference(
         "MacKinnon and White 1985",
         "MacKinnon JG, White H. Some heteroskedasticity-consistent covariance matrix estimators "
@@ -387,7 +393,8 @@ def _map_sentences(facts: Facts) -> Iterable[str]:
         yield (
             "The map of the real scans is a regression in every cell adjusted for the same "
             f"covariates, with {_written(facts['map_permutations'])} permutations of its residuals "
-            "[winkler2014]."
+            "[winkler2014] and, since groups may differ in size and spread, a t with HC3 standard "
+            "errors in each of them [diciccio2017]."
         )
 
 

@@ -113,6 +113,7 @@ def test_a_paired_map_finds_the_upper_third_and_says_how():
     upper = found.p_max[2 * HEIGHT // 3 :][..., :WIDTH]
     assert (upper < 0.05).mean() > 0.8
     assert found.significant_percent == pytest.approx(100 / 3, abs=7)
+    assert (found.flips, found.tfce_flips) == (500, 40)
     assert found.n == 15 and "500 flips" in found.method and "40 flips" in found.method
     assert np.isnan(found.effect[..., WIDTH]).all()
 
@@ -136,6 +137,22 @@ def test_the_observed_map_needs_subjects_and_two_values():
     assert found is not None and found.mask[0, 0, 0] and np.isfinite(found.effect[0, 0, 0])
     assert maps.observed_map(stack, np.ones(20), x, rng, 20) is None
     assert maps.observed_map(stack[:6], a[:6], x[:6], rng, 20) is None
+
+
+def test_an_attribute_that_the_covariates_tell_has_no_observed_map():
+    rng = np.random.default_rng(3)
+    stack, x = stack_of(rng, 20, 0.0), rng.normal(size=(20, 2))
+    a = np.repeat((0.0, 1.0), 10)
+    told = 3 * x[:, 0] - x[:, 1] + 2015
+    assert maps.observed_map(stack, told, x, rng, 20) is None
+    assert maps.observed_map(stack, told + 1e-4 * rng.normal(size=20), x, rng, 20) is None
+    assert maps.observed_map(stack, told + 0.1 * rng.normal(size=20), x, rng, 20) is not None
+    site = (a > 0)[:, None].astype(float)
+    assert maps.observed_map(stack, a, site, rng, 20) is None
+    site[0] = 1  # the one subject of its group at the other site has no spread to speak of
+    assert maps.observed_map(stack, a, site, rng, 20) is None
+    site[1:3] = 1
+    assert maps.observed_map(stack, a, site, rng, 20) is not None
 
 
 def test_spatial_correlation_is_pearsons_over_the_common_cells():

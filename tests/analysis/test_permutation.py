@@ -114,9 +114,63 @@ def test_slopes_and_t_of_the_real_scans_equal_statsmodels():
     y = rng.normal(size=(40, 3)) + x[:, :1] + 0.5 * a[:, None]
     slope, t, _ = permutation.regression_p(y, a, x, rng, 10)
     for cell in range(3):
-        fit = sm.OLS(y[:, cell], sm.add_constant(np.column_stack([a, x]))).fit()
+        fit = sm.OLS(y[:, cell], sm.add_constant(np.column_stack([a, x]))).fit(cov_type="HC3")
         assert slope[cell] == pytest.approx(fit.params[1])
         assert t[cell] == pytest.approx(fit.tvalues[1])
+
+
+def test_permuted_residuals_are_fitted_anew():
+    """The null t's are those of a regression of the permuted residuals."""
+    rng = np.random.default_rng(6)
+    a, x, y = rng.integers(0, 2, 30), rng.normal(size=(30, 2)), rng.normal(size=(30, 1))
+    _, t, control = permutation.regression_p(y, a, x, np.random.default_rng(7), 21)
+    rest = sm.OLS(y[:, 0], sm.add_constant(x)).fit().resid
+    orders = np.argsort(np.random.default_rng(7).random((20, 30)), axis=1)
+    null = [
+        sm.OLS(rest, sm.add_constant(np.column_stack([a, x]))[order]).fit(cov_type="HC3").tvalues[1]
+        for order in orders
+    ]
+    assert control.p[0] == (1 + np.sum(np.abs(null) >= abs(t[0]))) / 21
+    assert 1 / 21 < control.p[0] < 1
+
+
+def test_groups_of_unequal_size_and_spread_make_no_false_map():
+    """30 null cohorts, the smaller group twice as spread; a t of equal spread errs in most."""
+    a = np.repeat((0.0, 1.0), (70, 15))
+    wrong = 0
+    for cohort in range(30):
+        rng = generator(cohort, "unequal spread")
+        y = rng.normal(size=(85, 100)) * (1 + a[:, None])
+        wrong += (
+            permutation.regression_p(y, a, rng.normal(size=(85, 2)), rng, 100)[2].p.min() < 0.05
+        )
+    assert wrong <= 7
+
+
+def test_a_subject_that_a_covariate_fits_exactly_does_no_harm():
+    rng = np.random.default_rng(8)
+    a, y = rng.normal(size=20), rng.normal(size=(20, 4))
+    alone = np.eye(20)[:, :1]
+    slope, t, _ = permutation.regression_p(y, a, alone, rng, 5)
+    without, t_without, _ = permutation.regression_p(y[1:], a[1:], np.empty((19, 0)), rng, 5)
+    np.testing.assert_allclose(slope, without)
+    np.testing.assert_allclose(t, t_without)
+
+
+def test_p_is_never_below_one_in_the_number_of_flips(ball):
+    """Means many times their spread, where two ways to the same t round apart."""
+    rng = np.random.default_rng(9)
+    for n, d_z in product((20, 40, 96), (3, 10, 30, 100)):
+        maps = smooth_maps(n, ball, rng)
+        x = (maps / maps.std() + d_z).astype(np.float32)
+        assert permutation.maximum_p(x, rng, 200).p.min() == 1 / 200
+        assert permutation.tfce_p(x, ball, rng, 20).p.min() == 1 / 20
+
+
+def test_t_keeps_its_digits_where_the_mean_is_many_times_the_spread():
+    x = np.random.default_rng(10).normal(1000, 1, (30, 6)).astype(np.float32)
+    t = permutation.one_sample_t(x, np.ones((1, 30), np.float32))[0]
+    np.testing.assert_allclose(t, stats.ttest_1samp(x.astype(np.float64), 0).statistic, rtol=1e-6)
 
 
 def test_a_confounder_that_is_adjusted_for_makes_no_false_map(ball):
