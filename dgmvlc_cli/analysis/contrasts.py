@@ -228,7 +228,7 @@ def at_one_volume(
 
     The arms of a pair share the mask, so their difference is not by way of lung volume; what real
     scans are to say of the same effect must hold it fixed too.  Volume itself cannot be, so it goes
-    without.  scans: subject x outcome.  volume: of the lungs in mL, index subject; None adds nothing.
+    without.  scans: subject x outcome.  volume: of the lungs, mL; None adds nothing.
     """
     names = tuple(covariates)
     if volume is None:
