@@ -181,8 +181,8 @@ def arm_edits(
 
 def sampler_of(pairs: pd.DataFrame) -> str | None:
     """The sampler named in pairs.tsv, which is a diffusion's."""
-    names = pairs["sampler"].dropna()
-    return None if names.empty else str(names.iloc[0])
+    names = [] if "sampler" not in pairs else pairs["sampler"].dropna().tolist()
+    return str(names[0]) if names else None
 
 
 def subjects_of(contrast: Contrast, cohort: Cohort, series: Collection[Contrast] = ()) -> list[str]:
