@@ -101,7 +101,7 @@ def wilcoxon(d: np.ndarray, unit: str) -> Result:
 def cohen_dz(d: np.ndarray) -> Result:
     """Mean over SD of the differences; interval by inverting the non-central t distribution.
 
-    Cumming and Finch 2001, doi:10.1177/0013164401614002.
+    Cumming and Finch 2001, doi:10.1177/0013164401614002.  NaN where SciPy cannot invert it.
     """
     n = d.size
     d_z = d.mean() / d.std(ddof=1)
@@ -113,15 +113,19 @@ def cohen_dz(d: np.ndarray) -> Result:
 
 
 def _noncentrality(t: float, dof: int, probability: float) -> float:
-    """The non-centrality at which the observed t is the given quantile."""
+    """The non-centrality at which the observed t is the given quantile; NaN where none is found."""
 
     def excess(nc: float) -> float:
         value = stats.nct.cdf(t, dof, nc)
         # SciPy gives NaN far from t, where the probability is 1 or 0.
         return (float(nc < t) if np.isnan(value) else value) - probability
 
-    reach = 10 + 0.5 * abs(t)
-    return float(optimize.brentq(excess, t - reach, t + reach, xtol=1e-6))
+    # With few subjects t is a small multiple of its non-centrality or a large one.
+    for reach in (10 + 0.5 * abs(t)) * 2.0 ** np.arange(6):
+        if excess(t - reach) > 0 > excess(t + reach):
+            found = float(optimize.brentq(excess, t - reach, t + reach, xtol=1e-6))
+            return found if abs(excess(found)) < 1e-3 else float("nan")
+    return float("nan")
 
 
 def bootstrap(d: np.ndarray, unit: str, rng: np.random.Generator) -> Result:

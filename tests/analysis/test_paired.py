@@ -106,6 +106,22 @@ def test_bootstrap_intervals_cover_the_truth():
     assert covered >= 51  # 57 expected of 60
 
 
+@pytest.mark.parametrize(("n", "d_z"), [(3, 15), (3, 300), (4, 30), (6, 100), (8, 300), (8, -300)])
+def test_a_difference_far_beyond_its_spread_has_an_interval_of_dz(n, d_z):
+    d = np.linspace(-1, 1, n)
+    d = d / d.std(ddof=1) + d_z
+    got = paired.cohen_dz(d)
+    # t is then a normal variable's mean over a chi: its spread is that of the chi.
+    chi = np.sqrt(stats.chi2.ppf((0.025, 0.975), n - 1) / (n - 1)) * d_z
+    assert (got.ci_low, got.ci_high) == pytest.approx(tuple(sorted(chi)), rel=0.05)
+
+
+def test_an_interval_of_dz_that_cannot_be_found_is_missing():
+    got = paired.cohen_dz(np.array([1.0, 1.0, 1.0, 1.0 + 1e-12]))  # beyond SciPy's distribution
+    assert got.estimate > 1e10
+    assert np.isnan([got.ci_low, got.ci_high]).all()
+
+
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
     rng = np.random.default_rng(4)
