@@ -7,7 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from dgmvlc_cli.report.contents import ReportContents
+from dgmvlc_cli.report.html import render
 from dgmvlc_cli.report.methods import REFERENCES, cited, describe_methods, methods_markdown
+from dgmvlc_cli.report.numbers import numbers_of
 
 Build = Callable[..., ReportContents]
 
@@ -49,6 +51,14 @@ def test_settings_are_read_as_prose(contents: ReportContents) -> None:
     assert "1,820,000 weights" in text
     assert "Two models were trained" in text
     assert "10,000 sign flips" in text and "smoothed within the lung by 12 mm" in text
+
+
+@pytest.mark.parametrize(("folds", "told"), [(2, True), (5, False)])
+def test_two_trainings_are_told_to_be_few(build: Build, folds: int, told: bool) -> None:
+    made = build(methods={"train": {"folds": folds}, "analyze": {}})
+    assert ("interval is too narrow" in methods_markdown(made)) == told
+    page = render(made, {}, numbers_of(made))
+    assert ("Two trainings tell too little" in page) == told
 
 
 @pytest.mark.parametrize("model", ["flow", "diffusion", "gan", "something-new"])
