@@ -114,6 +114,7 @@ def methods_facts(
     cohort: Cohort,
     subjects: pd.DataFrame,
     pairs: pd.DataFrame,
+    contrast: Contrast,
     covariates: list[str],
 ) -> dict[str, dict[str, Any]]:
     """What each stage that ran did, for the methods prose."""
@@ -149,7 +150,7 @@ def methods_facts(
         },
         "analyze": {
             "covariates": covariates,
-            "estimand": "overlap",
+            "estimand": _estimand(contrast),
             "helped": settings.counterfactual.source == "mask",
             "standard_errors": "HC3",
             "adjustment": "Benjamini-Hochberg",
@@ -161,6 +162,13 @@ def methods_facts(
     }
     phantom = _phantom_facts(ws, settings)
     return {**({"phantom": phantom} if phantom else {}), **facts}
+
+
+def _estimand(contrast: Contrast) -> str:
+    """What the debiased effect is an average of: see `debias.debias`."""
+    if contrast.joint:
+        return "none"
+    return "slope" if contrast.numeric else "overlap"
 
 
 def _mask_source(settings: Settings) -> str:

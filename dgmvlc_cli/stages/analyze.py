@@ -455,7 +455,9 @@ def _contents(
         statistics=found.statistics,
         truth=found.truth,
         placebo_words=cohort.words,
-        methods=assemble.methods_facts(ws, settings, cohort, subjects, pairs, found.covariates),
+        methods=assemble.methods_facts(
+            ws, settings, cohort, subjects, pairs, contrast, found.covariates
+        ),
         provenance=assemble.provenance(
             settings, pairs, seconds, assemble.lobe_facts(subjects, cohort)
         ),
