@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from dgmvlc_cli.analysis.contrasts import Contrast
+from dgmvlc_cli.analysis.effects import observed
 from dgmvlc_cli.validating import HeldOut, scan_rows, validate
 
 CONTRAST = Contrast("smoking", "never", "current")
@@ -86,5 +87,14 @@ def test_a_model_that_ignores_its_text_is_called_so(cohort):
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_where_nothing_is_seen_there_is_nothing_to_obey(share):
     found, _ = validate(Knows(share), *cohort_of(0.0), CONTRAST, ["age"], steps=2, seed=0)
+    assert not found.detectable
+    assert "no clear association" in found.words()[-1]
+
+
+def test_one_of_three_thirds_must_differ_by_more_than_chance_among_three():
+    held, scans, design = cohort_of(0.45)
+    seen = observed(scans, design, CONTRAST, ["age"]).set_index(["measure", "region"])
+    assert 0.05 / 3 < seen.loc[("mean_hu", "upper"), "p"] < 0.05
+    found, _ = validate(Knows(0.0), held, scans, design, CONTRAST, ["age"], steps=2, seed=0)
     assert not found.detectable
     assert "no clear association" in found.words()[-1]

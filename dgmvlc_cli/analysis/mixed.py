@@ -16,6 +16,8 @@ import numpy as np
 from scipy import optimize, stats
 
 SMALLEST_RATIO, LARGEST_RATIO = 1e-8, 1e4
+FEW_FOLDS = 2
+"""With no more, `Mixed.interval` is narrower than it says: see `fit_mixed`."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,13 @@ def fit_mixed(differences: np.ndarray, fold: np.ndarray) -> Mixed:
 
     Degrees of freedom are Satterthwaite's (1946, doi:10.2307/3002019): twice the squared variance
     of mu over the variance of that variance.  Where folds differ by no more than their subjects do,
-    the fold's variance is 0 and the result is the paired t interval over subjects; where they do,
-    the interval is as wide as few trainings warrant.  Needs 2 subjects per fold and 2 folds, else
-    the fold's part cannot be told and is taken as 0.
+    the fold's variance is 0 and the result is the paired t interval over subjects.  Needs 2
+    subjects per fold and 2 folds, else the fold's part cannot be told and is taken as 0.
+
+    Few folds tell little of their variance, and often it is estimated as 0 by chance.  In 600
+    simulated cohorts of 48, s_fold a third or two thirds of s_subject, the 95 % interval held mu in
+    88 and 89 % with two folds, in 93 % with three and in 96 % with five.  With two it is shown for
+    the spread between trainings only.
     """
     groups = [differences[fold == one] for one in np.unique(fold)]
     n_f = np.array([len(group) for group in groups], dtype=float)

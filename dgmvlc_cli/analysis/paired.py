@@ -3,10 +3,15 @@
 Every function takes the differences of n subjects (seeds and folds averaged before, so that the
 subject is the unit) and returns a `Result`.  What they say holds within the trained models, as the
 model-implied effect does: the placebos tell what that is worth.
+
+An interval is NaN, its estimate and p are not, where n is too small for it to hold the truth in
+about 95 of 100 samples: without a model of the distribution below 6 subjects (no set of ranks is
+wide enough), by the bootstrap below `LEAST_BOOTSTRAPPED`.  The t intervals need normal differences.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -16,13 +21,16 @@ from scipy import optimize, stats
 
 from dgmvlc_cli.analysis.contrasts import Contrast, Outcome, at_one_volume, informing
 from dgmvlc_cli.analysis.effects import benjamini_hochberg, observed, sign_flip_p
+from dgmvlc_cli.analysis.permutation import FLIPS, sign_flips
 from dgmvlc_cli.analysis.readings import Readings
 from dgmvlc_cli.analysis.zones import CONTROL_REGIONS
 from dgmvlc_cli.workspace import generator
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
-SUBSETS = 10_000
+LEAST_BOOTSTRAPPED = 15
+"""Subjects: of normal samples of 3, 5 and 10 a 95 % BCa interval holds the mean in 77, 85, 89 %."""
+TOO_FEW = "no interval: too few subjects"
 MARGIN_SD = 0.2
 """Half width of the equivalence range in SD between subjects: Cohen's small effect."""
 
@@ -68,40 +76,48 @@ def student(d: np.ndarray, unit: str) -> Result:
 def sign_flip(d: np.ndarray, unit: str, rng: np.random.Generator) -> Result:
     """Mean difference with sign-flip p and the interval that belongs to it.
 
-    Interval: between quantiles of the means of random subsets, which hold the centre of a symmetric
-    distribution with equal chance between neighbours (Hartigan 1969,
-    doi:10.1080/01621459.1969.10501057).
+    Interval: between order statistics of the means of subsets (all of them up to `FLIPS`, else
+    random ones), which hold the centre of a symmetric distribution with equal chance between
+    neighbours (Hartigan 1969, doi:10.1080/01621459.1969.10501057).
     """
     p = sign_flip_p(d[:, None], rng)[0]
-    chosen = rng.random((SUBSETS, d.size)) < 0.5
+    chosen = sign_flips(d.size, rng, FLIPS) > 0
     chosen = chosen[chosen.any(axis=1)]
-    low, high = np.quantile(chosen @ d / chosen.sum(axis=1), _tails())
-    method = "sign-flip permutation; interval from random subset means"
-    return _result("mean, sign flips", d, d.mean(), low, high, p, unit, method)
+    means = np.sort(chosen @ d / chosen.sum(axis=1))
+    place = int(_tails()[0] * (means.size + 1)) - 1
+    method = "sign-flip permutation; interval from subset means"
+    return _between("mean, sign flips", d, d.mean(), means, place, p, unit, method)
 
 
 def wilcoxon(d: np.ndarray, unit: str) -> Result:
     """Pseudomedian (Hodges and Lehmann 1963, doi:10.1214/aoms/1177704172) and signed-rank test.
 
-    Interval: order statistics of the Walsh averages, normal approximation of the signed-rank
-    distribution (Hollander, Wolfe and Chicken 2014, section 3.2).
+    Interval: order statistics of the Walsh averages by the exact signed-rank distribution
+    (Hollander, Wolfe and Chicken 2014, section 3.2).
     """
-    n = d.size
-    rows, columns = np.triu_indices(n)
+    rows, columns = np.triu_indices(d.size)
     walsh = np.sort((d[rows] + d[columns]) / 2)
-    spread = np.sqrt(n * (n + 1) * (2 * n + 1) / 24)
-    place = int(np.floor(n * (n + 1) / 4 - stats.norm.ppf((1 + CONFIDENCE) / 2) * spread))
-    place = min(max(place, 0), len(walsh) - 1)
     p = stats.wilcoxon(d).pvalue if d.any() else 1.0
-    low, high = walsh[place], walsh[-1 - place]
+    place = _signed_rank_place(d.size)
     method = "Wilcoxon signed rank, Hodges-Lehmann estimate"
-    return _result("pseudomedian, Wilcoxon", d, np.median(walsh), low, high, p, unit, method)
+    return _between("pseudomedian, Wilcoxon", d, np.median(walsh), walsh, place, p, unit, method)
+
+
+@functools.cache
+def _signed_rank_place(n: int) -> int:
+    """The largest sum of signed ranks of n that both tails of 1 - CONFIDENCE leave out, else -1."""
+    chance = np.zeros(n * (n + 1) // 2 + 1)
+    chance[0] = 1.0
+    for rank in range(1, n + 1):
+        chance[rank:] = (chance[rank:] + chance[:-rank]) / 2
+        chance[:rank] /= 2
+    return int(np.searchsorted(np.cumsum(chance), _tails()[0], side="right")) - 1
 
 
 def cohen_dz(d: np.ndarray) -> Result:
     """Mean over SD of the differences; interval by inverting the non-central t distribution.
 
-    Cumming and Finch 2001, doi:10.1177/0013164401614002.
+    Cumming and Finch 2001, doi:10.1177/0013164401614002.  NaN where SciPy cannot invert it.
     """
     n = d.size
     d_z = d.mean() / d.std(ddof=1)
@@ -113,20 +129,28 @@ def cohen_dz(d: np.ndarray) -> Result:
 
 
 def _noncentrality(t: float, dof: int, probability: float) -> float:
-    """The non-centrality at which the observed t is the given quantile."""
+    """The non-centrality at which the observed t is the given quantile; NaN where none is found."""
 
     def excess(nc: float) -> float:
         value = stats.nct.cdf(t, dof, nc)
         # SciPy gives NaN far from t, where the probability is 1 or 0.
         return (float(nc < t) if np.isnan(value) else value) - probability
 
-    reach = 10 + 0.5 * abs(t)
-    return float(optimize.brentq(excess, t - reach, t + reach, xtol=1e-6))
+    # With few subjects t is a small multiple of its non-centrality or a large one.
+    for reach in (10 + 0.5 * abs(t)) * 2.0 ** np.arange(6):
+        if excess(t - reach) > 0 > excess(t + reach):
+            found = float(optimize.brentq(excess, t - reach, t + reach, xtol=1e-6))
+            return found if abs(excess(found)) < 1e-3 else float("nan")
+    return float("nan")
 
 
 def bootstrap(d: np.ndarray, unit: str, rng: np.random.Generator) -> Result:
     """Mean difference with the BCa interval (Efron 1987, doi:10.1080/01621459.1987.10478410)."""
-    if not np.ptp(d):
+    method = f"BCa bootstrap of subjects, {RESAMPLES} resamples"
+    if d.size < LEAST_BOOTSTRAPPED:
+        low = high = np.nan
+        method += f"; {TOO_FEW}"
+    elif not np.ptp(d):
         low = high = d.mean()
     else:
         found = stats.bootstrap(
@@ -134,7 +158,6 @@ def bootstrap(d: np.ndarray, unit: str, rng: np.random.Generator) -> Result:
             method="BCa", batch=200,
         )  # fmt: skip
         low, high = found.confidence_interval
-    method = f"BCa bootstrap of subjects, {RESAMPLES} resamples"
     return _result("mean, bootstrap", d, d.mean(), low, high, np.nan, unit, method)
 
 
@@ -156,6 +179,22 @@ def equivalence(d: np.ndarray, unit: str, margin: float) -> Result:
 
 def _tails() -> tuple[float, float]:
     return (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2
+
+
+def _between(
+    statistic: str,
+    d: np.ndarray,
+    estimate: float,
+    ordered: np.ndarray,
+    place: int,
+    p: float,
+    unit: str,
+    method: str,
+) -> Result:
+    """The interval between the values at a place from either end; none where that is below 0."""
+    if place < 0:
+        return _result(statistic, d, estimate, np.nan, np.nan, p, unit, f"{method}; {TOO_FEW}")
+    return _result(statistic, d, estimate, ordered[place], ordered[-1 - place], p, unit, method)
 
 
 def _result(
@@ -207,7 +246,8 @@ def statistics_table(
     Kind model_implied: `all_results` of every measure and lung region; the range of equivalence is
     `MARGIN_SD` of the real scans' SD between subjects.  Kind observed: the real scans' density
     adjusted for lung volume besides the covariates, since a deeper breath makes lungs less dense.
-    p_adjusted: Benjamini-Hochberg over all measures and regions of one statistic.
+    p_adjusted: Benjamini-Hochberg over all measures and regions of one statistic.  Intervals that
+    too few subjects bear are NaN, with the reason in method.
     """
     readings = Readings.of(measures).of_subjects(informing(design, contrast))
     reference, target = readings.pairs(contrast)

@@ -88,10 +88,11 @@ def _calibrate(
 
 @dataclass(frozen=True)
 class Coverage:
-    """Of so many intervals, so many cover 0."""
+    """Of so many intervals, so many cover 0.  Those of one of the placebos are correlated."""
 
     covered: int
     total: int
+    placebos: int
 
     @property
     def percent(self) -> float:
@@ -107,4 +108,4 @@ def placebo_coverage(effects: pd.DataFrame, kind: str = "placebo_debiased") -> C
     rows = effects[(effects["kind"] == kind) & ~effects["region"].isin(CONTROL_REGIONS)]
     rows = rows[rows["ci_high"] > rows["ci_low"]]
     covered = (rows["ci_low"] <= 0) & (rows["ci_high"] >= 0)
-    return Coverage(int(covered.sum()), len(rows))
+    return Coverage(int(covered.sum()), len(rows), rows["contrast"].nunique())

@@ -23,9 +23,10 @@ def compare_truth(
     the true change is averaged; all in the table by default.
     Columns: measure, region, contrast, n, truth, unit, model_implied, ratio (model-implied over
     truth, NaN where that is 0), observed, observed_covers, debiased, ci_low, ci_high,
-    debiased_covers, bias (debiased less truth), slope (debiased over truth), found (the debiased
-    effect has the sign of the truth and p_adjusted < 0.05; False where the truth is 0 and nothing
-    is claimed).  Empty where the truth knows nothing of this contrast.
+    debiased_covers, bias (debiased less truth), slope (debiased over truth, NaN where that is 0),
+    found (the truth is not 0, and the debiased effect has its sign and p_adjusted < 0.05).  Where
+    the truth is 0 there is nothing to find: an interval that does not cover it claims too much.
+    Empty where the truth knows nothing of this contrast.
     """
     estimates = {kind: one_per_outcome(effects, kind) for kind in _KINDS}
     rows = []
@@ -90,7 +91,7 @@ def _beside(changes: pd.Series, known: dict[str, pd.Series]) -> tuple:
         _covers(debiased, true),
         debiased["effect"] - true,
         debiased["effect"] / true if true else np.nan,
-        bool(debiased["p_adjusted"] < ALPHA and debiased["effect"] * true >= 0),
+        bool(debiased["p_adjusted"] < ALPHA and debiased["effect"] * true > 0),
     )
 
 
@@ -140,10 +141,12 @@ def recovery_line(table: pd.DataFrame, estimate: str = "debiased") -> tuple[floa
 
     Controls of one cohort are planted in the same half of it, so that whatever this half differs
     by without any plant is the offset of them all.  With a single size it cannot be told, and the
-    line goes through 0.
+    line goes through 0.  NaN and 0 where nothing was planted.
     """
     known = table.dropna(subset=["truth", estimate])
     truth, found = known["truth"].to_numpy(float), known[estimate].to_numpy(float)
+    if not truth.any():
+        return np.nan, 0.0
     if np.unique(truth).size < 2:
         return float(np.sum(truth * found) / np.sum(truth**2)), 0.0
     slope, offset = np.polyfit(truth, found, 1)
@@ -157,13 +160,15 @@ def recovery_words(table: pd.DataFrame) -> list[str]:
     (slope, offset), (model_slope, model_offset) = (
         recovery_line(table, one) for one in ("debiased", "model_implied")
     )
+    if not table["truth"].any():
+        return [*lines, "nothing was there to find: plant at least 1 HU"]
     lines.append(
         f"recovery slope over {len(table)} controls (1 is all of it): {slope:.2f} debiased, "
         f"{model_slope:.2f} model-implied; offset {number(offset, 'HU')} and "
         f"{number(model_offset, 'HU')} HU, what the chosen half differs by without a plant"
     )
     found = table.loc[table["found"].astype(bool), "effect_hu"].abs()
-    missed = table.loc[~table["found"].astype(bool), "effect_hu"].abs()
+    missed = table.loc[~table["found"].astype(bool) & (table["truth"] != 0), "effect_hu"].abs()
     if found.empty:
         lines.append(f"none was found: plant more than {missed.max():g} HU")
     else:
@@ -179,9 +184,17 @@ def recovery_words(table: pd.DataFrame) -> list[str]:
 def recovery_sentence(row: Mapping[str, Any]) -> str:
     """One planted control in words.  row: of `recovery_table` or `compare_truth`."""
     low, high = (number(row[end], "HU") for end in ("ci_low", "ci_high"))
+    slope = f"slope {row['slope']:.2f}, " if row["truth"] else ""
     return (
         f"planted {number(row['truth'], 'HU')} HU as measured, recovered "
-        f"{number(row['debiased'], 'HU')} HU [{low}, {high}] debiased (slope {row['slope']:.2f}, "
+        f"{number(row['debiased'], 'HU')} HU [{low}, {high}] debiased ({slope}"
         f"bias {number(row['bias'], 'HU')} HU) and {number(row['model_implied'], 'HU')} HU "
-        f"model-implied: {'found' if row['found'] else 'not found'}"
+        f"model-implied: {_recovered(row)}"
     )
+
+
+def _recovered(row: Mapping[str, Any]) -> str:
+    if row["truth"]:
+        return "found" if row["found"] else "not found"
+    claims = row["ci_low"] > 0 or row["ci_high"] < 0
+    return "false, nothing is there" if claims else "rightly nothing"

@@ -19,6 +19,7 @@ from dgmvlc_cli.analysis.outcomes import (
 )
 from dgmvlc_cli.analysis.placebos import placebo_calibration, placebo_coverage
 from dgmvlc_cli.analysis.zones import CONTROL_REGIONS
+from dgmvlc_cli.counting import counted
 
 ALPHA = 0.05
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
@@ -193,5 +194,7 @@ def _placebo_sentence(effects: pd.DataFrame) -> str:
         return ""
     return (
         f"Of the placebos' debiased intervals {debiased.percent:.0f} % cover 0 (95 % should); of "
-        f"their paired intervals within the models {paired.percent:.0f} % do."
+        f"their paired intervals within the models {paired.percent:.0f} % do "
+        f"({counted(debiased.placebos, 'placebo')}, {debiased.total} and {paired.total} intervals, "
+        "not independent)."
     )

@@ -113,6 +113,7 @@ def methods_facts(
     cohort: Cohort,
     subjects: pd.DataFrame,
     pairs: pd.DataFrame,
+    contrast: Contrast,
     covariates: list[str],
     maps: mapping.Maps,
 ) -> dict[str, dict[str, Any]]:
@@ -149,7 +150,7 @@ def methods_facts(
         },
         "analyze": {
             "covariates": covariates,
-            "estimand": "overlap",
+            "estimand": _estimand(contrast),
             "helped": settings.counterfactual.source == "mask",
             "standard_errors": "HC3",
             "adjustment": "Benjamini-Hochberg",
@@ -169,6 +170,13 @@ def map_facts(maps: mapping.Maps) -> dict[str, Any]:
     if observed is not None:
         facts["map_permutations"] = observed.flips
     return facts
+
+
+def _estimand(contrast: Contrast) -> str:
+    """What the debiased effect is an average of: see `debias.debias`."""
+    if contrast.joint:
+        return "none"
+    return "slope" if contrast.numeric else "overlap"
 
 
 def _mask_source(settings: Settings) -> str:
@@ -197,21 +205,23 @@ def _phantom_facts(ws: Workspace, settings: Settings) -> dict[str, Any] | None:
 
 
 def calibration_sentence(fit: list[dict[str, Any]]) -> list[str]:
-    """How well the generated lungs are calibrated, in one sentence; none without a fit."""
-    lungs = [row for row in fit if row["region"] == "lungs"]
-    if not lungs:
+    """How well the generated lungs are calibrated, in one sentence; none without a fit.
+
+    A fold with one subject in its own arm has no SD between subjects, and does not count there.
+    """
+    lungs = pd.DataFrame([row for row in fit if row["region"] == "lungs"])
+    if lungs.empty:
         return []
-    made, real = (
-        np.mean([row[f"{kind}_mean_hu"] for row in lungs]) for kind in ("generated", "real")
-    )
-    within, between = (
-        np.mean([row[f"generated_sd_{kind}"] / row[f"real_sd_{kind}"] for row in lungs])
-        for kind in ("within", "between")
-    )
+    made, real = lungs["generated_mean_hu"].mean(), lungs["real_mean_hu"].mean()
+    spread = [
+        f"{ratio:.2f} times as much {where}"
+        for kind, where in (("within", "within a lung"), ("between", "between subjects"))
+        if np.isfinite(ratio := (lungs[f"generated_sd_{kind}"] / lungs[f"real_sd_{kind}"]).mean())
+    ]
+    vary = f"; they vary {' and '.join(spread)} as real ones" if spread else ""
     return [
         f"In the arm of their own level, generated lungs have a mean of {made:.0f} HU (real scans "
-        f"{real:.0f} HU); they vary {within:.2f} times as much within a lung, and {between:.2f} "
-        "times as much between subjects, as real ones."
+        f"{real:.0f} HU){vary}."
     ]
 
 

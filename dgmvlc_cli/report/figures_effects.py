@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 
 from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
 from dgmvlc_cli.analysis.zones import CONTROL_REGIONS, LOBE_REGIONS
+from dgmvlc_cli.counting import counted
 from dgmvlc_cli.report.contents import ReportContents, records
 from dgmvlc_cli.report.drawing import (
     BLUE,
@@ -251,6 +252,7 @@ def draw_placebos(contents: ReportContents) -> Drawing | None:
         region_axis(axes, regions)
     figure.supxlabel("Change of mean HU", fontsize=9)
     n = int(data["contrast"][data["kind"].str.startswith("placebo")].nunique())
+    known = data.loc[data["kind"] == "placebo_debiased", "ci_low"].notna().sum()
     handles = [
         Line2D(
             [], [], color=VERMILLION, marker="D", ms=6.5, lw=2, label=" → ".join(contents.levels)
@@ -262,7 +264,10 @@ def draw_placebos(contents: ReportContents) -> Drawing | None:
         name="placebos",
         title="The effect among placebos",
         caption="Left, the model's own intervals: for the placebos they should cover 0 and often "
-        "do not. Right, after debiasing: they should cover 0 in 95 of 100 cases.",
+        "do not. Right, after debiasing: they should cover 0 in 95 of 100 cases. "
+        f"{counted(n, 'placebo')}, "
+        f"{counted(int(known), 'interval')} after debiasing; those of one placebo are "
+        "correlated.",
         alt=_placebo_alt(data, n),
         figure=figure,
         data=data.reset_index(drop=True),

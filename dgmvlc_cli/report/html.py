@@ -12,6 +12,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
+from dgmvlc_cli.analysis.mixed import FEW_FOLDS
 from dgmvlc_cli.analysis.placebos import calibration_words
 from dgmvlc_cli.report import words
 from dgmvlc_cli.report.contents import ReportContents, records
@@ -135,6 +136,7 @@ def _effects_context(contents: ReportContents, numbers: Numbers) -> dict[str, An
         "effect_regions": list(dict.fromkeys(row["region"] for row in rows)),
         "folds": numbers.fold_table,
         "mixed_rows": numbers.mixed_rows,
+        "few_folds": contents.methods.get("train", {}).get("folds") == FEW_FOLDS,
         "calibration": calibration_words(len(contents.placebo_words)),
         "statistic_rows": statistic_rows(contents),
         "effect_methods": effect_methods(contents),

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from dgmvlc_cli import __version__
 from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
+from dgmvlc_cli.counting import counted
 from dgmvlc_cli.report import words
 from dgmvlc_cli.report.contents import records
 
@@ -32,7 +33,7 @@ def render_page(template: str, **context: Any) -> str:
         lstrip_blocks=True,
     )
     environment.globals.update(
-        words=words, badges=BADGES, version=__version__, primary=PRIMARY_MEASURE
+        words=words, counted=counted, badges=BADGES, version=__version__, primary=PRIMARY_MEASURE
     )
     environment.filters.update(json=script_json, prose=words.prose)
     return environment.get_template(template).render(

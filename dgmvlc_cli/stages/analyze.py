@@ -456,7 +456,7 @@ def _contents(
         truth=found.truth,
         placebo_words=cohort.words,
         methods=assemble.methods_facts(
-            ws, settings, cohort, subjects, pairs, found.covariates, found.maps
+            ws, settings, cohort, subjects, pairs, contrast, found.covariates, found.maps
         ),
         provenance=assemble.provenance(
             settings, pairs, seconds, assemble.lobe_facts(subjects, cohort)

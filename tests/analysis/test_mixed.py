@@ -6,7 +6,7 @@ import pytest
 import statsmodels.formula.api as smf
 from scipy import stats
 
-from dgmvlc_cli.analysis.mixed import fit_mixed
+from dgmvlc_cli.analysis.mixed import FEW_FOLDS, fit_mixed
 
 
 def differences(rng, sizes, sd_fold, sd_subject=3.0) -> tuple[np.ndarray, np.ndarray]:
@@ -62,3 +62,12 @@ def test_intervals_cover_although_the_trainings_differ():
         paired.append(low < -10 < high)
     assert np.mean(covered) > 0.92
     assert np.mean(paired) < 0.75
+
+
+def test_with_two_folds_the_interval_is_as_narrow_as_the_docstring_says():
+    covered = []
+    for draw in range(400):
+        d, fold = differences(np.random.default_rng([draw, 2]), (24,) * FEW_FOLDS, 1.0)
+        low, high = fit_mixed(d, fold).interval()
+        covered.append(low < -10 < high)
+    assert 0.84 < np.mean(covered) < 0.92

@@ -202,6 +202,27 @@ def test_the_text_of_a_cell_is_its_value_rounded(page: Page) -> None:
             assert cell["text"].startswith(value)
 
 
+def test_it_is_said_how_many_placebos_their_intervals_are_of(contents: ReportContents) -> None:
+    page = page_of(contents)
+    trust = trust_facts(contents)
+    assert trust is not None and trust["intervals"] > trust["placebos"] == 2
+    assert "The intervals are of 2 placebos; those of one placebo in several regions" in page
+    assert "2 placebos, 8 intervals after debiasing; those of one placebo are correlated" in page
+
+
+def test_a_statistic_without_an_interval_has_a_dash(contents: ReportContents) -> None:
+    assert contents.statistics is not None
+    few = contents.statistics.assign(ci_low=np.nan, ci_high=np.nan)
+    without = dataclasses.replace(contents, statistics=few)
+    numbers = numbers_of(without)
+    cells = Page(render(without, {}, numbers)).tables["statistics-table"]
+    shown = [cell for cell in cells if "data-low" in cell]
+    assert shown and all(cell["data-low"] == cell["data-high"] == "" for cell in shown)
+    assert all(cell["text"].endswith(words.MISSING) and cell["data-value"] for cell in shown)
+    document = json.loads(report_json(without, {}, {}, numbers), parse_constant=forbid)
+    assert {row["ci_low"] for row in document["statistics"]} == {None}
+
+
 def test_the_four_numbers_stand_side_by_side(contents: ReportContents) -> None:
     rows = {(row["measure"], row["region"]): row for row in effect_table(contents)}
     upper = rows["mean_hu", "upper"]

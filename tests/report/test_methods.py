@@ -6,8 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
+from dgmvlc_cli.analysis.contrasts import MIN_SUBJECTS, Contrast, joint_edit
+from dgmvlc_cli.analysis.debias import CLIP, FOLDS
+from dgmvlc_cli.report.assemble import _estimand
 from dgmvlc_cli.report.contents import ReportContents
+from dgmvlc_cli.report.html import render
 from dgmvlc_cli.report.methods import REFERENCES, cited, describe_methods, methods_markdown
+from dgmvlc_cli.report.numbers import numbers_of
 
 Build = Callable[..., ReportContents]
 
@@ -49,6 +54,53 @@ def test_settings_are_read_as_prose(contents: ReportContents) -> None:
     assert "1,820,000 weights" in text
     assert "Two models were trained" in text
     assert "10,000 sign flips" in text and "smoothed within the lung by 12 mm" in text
+
+
+def test_the_estimator_named_is_that_of_the_contrast(build: Build) -> None:
+    said = {
+        estimand: methods_markdown(
+            build(methods={"analyze": {"estimand": estimand, "covariates": ["age"]}})
+        )
+        for estimand in ("overlap", "slope", "none")
+    }
+    assert "overlap weights" in said["overlap"] and "residual on residual" not in said["overlap"]
+    assert (
+        f"logistic regression (multinomial for several levels) clipped at {CLIP:g}"
+        in said["overlap"]
+    )
+    assert "residual on residual" in said["slope"] and "Robinson PM" in said["slope"]
+    assert "inverse-probability" not in said["slope"] and "clipped" not in said["slope"]
+    assert "no debiased effect" in said["none"] and "outcome model" not in said["none"]
+
+
+def test_what_is_incomplete_in_the_adjustment_is_said(contents: ReportContents) -> None:
+    text = methods_markdown(contents)
+    assert "nothing was imputed" not in text
+    assert f"indicator column where at least {MIN_SUBJECTS} subjects lack it" in text
+    assert f"cross-fitted {FOLDS}-fold; the median over five random divisions" in text
+    assert "curved in a covariate is not fully removed" in text
+    assert "over all measures and lung regions of one kind of effect and one contrast" in text
+    assert "the observed association and the mixed model were not" in text
+
+
+@pytest.mark.parametrize(
+    ("contrast", "estimand"),
+    [
+        (Contrast("smoking", "never", "current"), "overlap"),
+        (Contrast("age", 45.0, 65.0), "slope"),
+        (joint_edit({"age": 70.0, "smoking": "never"}), "none"),
+    ],
+)
+def test_a_number_has_a_slope_and_a_joint_edit_no_group(contrast: Contrast, estimand: str) -> None:
+    assert _estimand(contrast) == estimand
+
+
+@pytest.mark.parametrize(("folds", "told"), [(2, True), (5, False)])
+def test_two_trainings_are_told_to_be_few(build: Build, folds: int, told: bool) -> None:
+    made = build(methods={"train": {"folds": folds}, "analyze": {}})
+    assert ("interval is too narrow" in methods_markdown(made)) == told
+    page = render(made, {}, numbers_of(made))
+    assert ("Two trainings tell too little" in page) == told
 
 
 @pytest.mark.parametrize("model", ["flow", "diffusion", "gan", "something-new"])

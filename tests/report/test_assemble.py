@@ -1,0 +1,31 @@
+"""From the workspace's tables to the contents of the report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dgmvlc_cli.report.assemble import calibration_sentence
+
+
+def fit_row(fold: int, between: float = 20.0) -> dict[str, Any]:
+    """Generated lungs that vary 0.9 times as much within a lung and half as much between."""
+    return {
+        "fold": fold, "region": "lungs", "real_mean_hu": -850.0, "generated_mean_hu": -845.0,
+        "real_sd_between": between, "generated_sd_between": between / 2,
+        "real_sd_within": 30.0, "generated_sd_within": 27.0,
+    }  # fmt: skip
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_fold_with_one_subject_does_not_count_for_the_spread_between_subjects() -> None:
+    within = "they vary 0.90 times as much within a lung"
+    both = f"{within} and 0.50 times as much between subjects as real ones."
+    for fit in ([fit_row(0), fit_row(1)], [fit_row(0), fit_row(1, np.nan)]):
+        (said,) = calibration_sentence(fit)
+        assert both in said and "-845 HU (real scans -850 HU)" in said
+    (said,) = calibration_sentence([fit_row(0, np.nan)])
+    assert f"{within} as real ones." in said and "nan" not in said
+    assert calibration_sentence([]) == []
