@@ -124,7 +124,8 @@ def mixed(measures: pd.DataFrame | Readings, contrast: Contrast) -> pd.DataFrame
     """The model-implied effect with the trainings as a sample too: rows of kind "mixed".
 
     A mixed model over subject, fold and seed (`mixed.fit_mixed`): where the folds' models disagree
-    its interval is wider than the paired one, which speaks of these very models only.
+    its interval is wider than the paired one, which speaks of these very models only; of two folds
+    it is too narrow all the same.
     """
     readings = Readings.of(measures)
     reference, target = readings.pairs(contrast)
@@ -335,8 +336,11 @@ def _debiased_estimate(
     if np.isnan(effect):
         return Estimate.missing(cohort.n, "a numeric attribute has no average effect")
     ratio = fits[estimand].se[j] / plain.standard_error
+    estimator = f"cross-fitted AIPW, {ESTIMANDS[estimand]}"
+    if cohort.contrast.numeric:
+        estimator = "cross-fitted regression of residual on residual"
     method = (
-        f"cross-fitted AIPW, {ESTIMANDS[estimand]}, {cohort.description}; "
+        f"{estimator}, {cohort.description}; "
         f"generator weight {fit.generator_weight[j]:.2f}; SE {ratio:.2f} of regression's"
     )
     beside, reach, _ = student(fits[other], j)

@@ -404,6 +404,10 @@ def _real_scans(facts: Facts) -> Iterable[str]:
         )
     numeric = facts.get("estimand") == "slope"
     yield f"The debiased effect is {_estimator(facts)}; {_help(facts)}."
+    yield (
+        "For all measures but volume it is adjusted for the logarithm of lung volume too, which "
+        "the images of a pair share; the observed association is not, and is a total one."
+    )
     propensity = (
         "the attribute's mean given the covariates a ridge-penalised linear regression"
         if numeric
