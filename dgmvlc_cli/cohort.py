@@ -171,7 +171,7 @@ def scans_fingerprint(ws: Workspace, subjects: list[str]) -> str:
 def ready_subjects(ws: Workspace) -> list[str]:
     """Subjects whose scan was preprocessed, in order."""
     ws.require(ws.subjects_path, "preprocessed scans", "dgmvlc preprocess")
-    table = workspace.read_table(ws.subjects_path, dtype=str)
+    table = workspace.read_table(ws.subjects_path, ("subject", "status"), dtype=str)
     return list(table.loc[table["status"] == "ok", "subject"])
 
 

@@ -17,7 +17,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
@@ -164,10 +164,23 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     write_text(path, text)
 
 
-def read_table(path: Path, **options: Any) -> pd.DataFrame:
+def read_table(path: Path, columns: Collection[str] = (), **options: Any) -> pd.DataFrame:
+    """A TSV as `write_table` writes it; DgmvlcError where it is damaged or lacks a column."""
     import pandas as pd
 
-    return pd.read_csv(path, sep="\t", keep_default_na=False, na_values=[""], **options)
+    try:
+        table = pd.read_csv(path, sep="\t", keep_default_na=False, na_values=[""], **options)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise DgmvlcError(
+            f"{path} is damaged: {error}", "Run the stage that writes it again, with --force."
+        ) from error
+    lacking = [name for name in columns if name not in table]
+    if lacking:
+        raise DgmvlcError(
+            f"{path} has no column {lacking[0]!r}; its columns: {', '.join(map(str, table))}.",
+            "Was it saved by another program? Run the stage that writes it again, with --force.",
+        )
+    return table
 
 
 # Provenance ---------------------------------------------------------------------------------
@@ -321,6 +334,10 @@ class Workspace:
 
     def fold(self, name: str, fold: int) -> Path:
         return self.model(name) / f"fold-{fold}"
+
+    def validation_path(self, name: str, fold: int) -> Path:
+        """What a fold's model does on its held-out subjects."""
+        return self.fold(name, fold) / "validation.json"
 
     def weights(self, name: str, fold: int) -> tuple[Path, Path]:
         """The two files that decide what a fold's model generates."""

@@ -118,6 +118,8 @@ def test_init_does_not_overwrite_settings(workspace):
     assert "--force" in fails(1, "init", scans, *w)
     assert (workspace / "dgmvlc.toml").read_text() == before
     dgmvlc("init", scans, "--force", *w)
+    assert (workspace / "dgmvlc.toml").read_text() != before
+    assert (workspace / "dgmvlc.toml.previous").read_text() == before
 
 
 def test_a_table_without_the_id_column_is_said(workspace):

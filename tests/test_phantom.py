@@ -115,6 +115,23 @@ def test_progress_counts_every_subject(tmp_path: Path) -> None:
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
+@pytest.mark.parametrize("own", ["clinical.csv", "scans/mine.nii.gz"])
+def test_somebodys_own_scans_and_table_are_not_written_over(tmp_path: Path, own: str) -> None:
+    (tmp_path / own).parent.mkdir(exist_ok=True)
+    (tmp_path / own).write_text("mine")
+    with pytest.raises(DgmvlcError, match=own):
+        write_cohort(tmp_path, COARSE)
+    assert (tmp_path / own).read_text() == "mine"
+
+
+def test_a_cohort_that_was_cut_off_is_written_anew(tmp_path: Path) -> None:
+    write_cohort(tmp_path, COARSE)
+    for name in ("phantom.json", "clinical.csv", "scans/ph-0002.nii.gz"):
+        (tmp_path / name).unlink()
+    write_cohort(tmp_path, COARSE)
+    assert len(list((tmp_path / "scans").iterdir())) == 3
+
+
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")

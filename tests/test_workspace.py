@@ -64,6 +64,22 @@ def test_a_table_survives_a_round_trip(tmp_path):
     pd.testing.assert_frame_equal(again, table)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is damaged"),
+        (b"\xff\xfe\x00", "is damaged"),
+        (b"subject;status\na;ok\n", "has no column 'subject'; its columns: subject;status"),
+    ],
+)
+def test_a_table_that_another_program_saved_is_told(tmp_path, content, said):
+    path = tmp_path / "subjects.tsv"
+    path.write_bytes(content)
+    with pytest.raises(DgmvlcError, match=said) as caught:
+        workspace.read_table(path, ("subject", "status"), dtype=str)
+    assert "--force" in caught.value.hint
+
+
 def test_a_missing_stage_names_its_command(tmp_path):
     ws = Workspace(tmp_path)
     with pytest.raises(DgmvlcError) as caught:

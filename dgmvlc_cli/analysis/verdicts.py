@@ -129,7 +129,11 @@ def _judge(evidence: _Evidence) -> tuple[str, str]:
             UNDECIDED,
             f"The real scans do not settle it: {_span(real)}; {_model_says(evidence)}.",
         )
-    return NOT_SUPPORTED, f"The real scans do not show it: {_span(real)}; {_model_says(evidence)}."
+    said = f"no more than chance explains (p_placebo {evidence.p_placebo:.2g})"
+    return (
+        NOT_SUPPORTED,
+        f"The real scans do not show it: {_span(real)}; {_model_says(evidence)}, {said}.",
+    )
 
 
 def _scans_show(debiased: pd.Series) -> str:

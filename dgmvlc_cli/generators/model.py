@@ -185,7 +185,8 @@ class Generator:
             network = TextUNet.from_pretrained(folder, low_cpu_mem_usage=False)
         except Exception as error:
             raise DgmvlcError(
-                f"Cannot load the model in {folder}: {error}", "Train it again."
+                f"Cannot load the model in {folder}: {error}",
+                "Train it again with `dgmvlc train --force`.",
             ) from error
         other = {} if sampler is None else {"sampler": sampler}
         family = build_family(**{**facts.pop("family"), **other})

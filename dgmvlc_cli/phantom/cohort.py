@@ -14,6 +14,7 @@ import pandas as pd
 from dgmvlc_cli import __version__
 from dgmvlc_cli.analysis.measures import MEASURES, Sample
 from dgmvlc_cli.analysis.zones import LUNG_REGIONS, regions
+from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.imaging.files import write_labels, write_volume
 from dgmvlc_cli.imaging.volume import Volume, resample_isotropic, resample_labels
 from dgmvlc_cli.parallel import run
@@ -43,8 +44,10 @@ def write_cohort(
     """Write scans/, labels/, clinical.csv, truth.tsv and, last, phantom.json into a folder.
 
     progress: called with (subjects done, subjects in all).  The files depend on the settings
-    alone, not on workers.  Raises DgmvlcError where the folder cannot be written.
+    alone, not on workers.  Raises DgmvlcError where the folder cannot be written, or holds scans or
+    a table that are no phantom's.
     """
+    _refuse_foreign(out)
     subjects = true_subjects(settings)
     _make_folders(out)
     _clear(out)
@@ -149,9 +152,24 @@ def _write_subject(out: Path, settings: PhantomSettings, subject: Subject) -> li
     return truth_of(subject, chest, settings)
 
 
+def _refuse_foreign(out: Path) -> None:
+    """Somebody's own scans and table are not written over."""
+    if (out / "phantom.json").exists():
+        return
+    files = [path for name in ("scans", "labels") for path in (out / name).glob("[!.]*")]
+    foreign = [path for path in files if not path.match("ph-*.nii.gz")]
+    foreign += filter(Path.exists, [out / "clinical.csv"])
+    if foreign:
+        raise DgmvlcError(
+            f"{out} holds {foreign[0].relative_to(out)}, which is of no phantom.",
+            "Give the phantom a folder of its own.",
+        )
+
+
 def _clear(out: Path) -> None:
     """Take away an older cohort, its description first: no kill leaves it over mixed scans."""
-    (out / "phantom.json").unlink(missing_ok=True)
+    for name in ("phantom.json", "clinical.csv", "truth.tsv"):
+        (out / name).unlink(missing_ok=True)
     for name in ("scans", "labels"):
         for path in (out / name).glob("ph-*.nii.gz"):
             path.unlink()

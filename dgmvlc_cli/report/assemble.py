@@ -16,6 +16,7 @@ from dgmvlc_cli.analysis.readings import OBSERVED
 from dgmvlc_cli.cohort import Cohort, model_grid, subjects_with_lobes
 from dgmvlc_cli.config import Settings
 from dgmvlc_cli.pairs import sampler_of
+from dgmvlc_cli.validating import DEAF, Validation
 from dgmvlc_cli.workspace import Workspace
 
 FIT_REGIONS = ("lungs", "upper", "middle", "lower", "airway", "body")
@@ -223,6 +224,27 @@ def calibration_sentence(fit: list[dict[str, Any]]) -> list[str]:
         f"In the arm of their own level, generated lungs have a mean of {made:.0f} HU (real scans "
         f"{real:.0f} HU){vary}."
     ]
+
+
+def obedience_sentence(ws: Workspace, model: str, folds: int) -> list[str]:
+    """How much of the observed association the models reproduce on subjects they never saw.
+
+    Of the study's own contrast; none where no fold was checked.
+    """
+    records = [workspace.read_json(ws.validation_path(model, fold)) for fold in range(folds)]
+    found = [Validation(**one["validation"]) for one in records if one]
+    if not found:
+        return []
+    if not any(one.detectable for one in found):
+        return [
+            "On held-out subjects there was no clear association in the real scans that the models "
+            "could have reproduced."
+        ]
+    shares = " and ".join(f"{100 * one.obedience:.0f} %" for one in found)
+    said = f"On held-out subjects the models reproduce {shares} of what the real scans show"
+    if any(one.detectable and one.obedience < DEAF for one in found):
+        said += ": they ignore their sentence, and the model-implied effects mean little"
+    return [f"{said}."]
 
 
 def provenance(

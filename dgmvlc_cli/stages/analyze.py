@@ -437,6 +437,11 @@ def _contents(
             *_planted_sentence(ws, found),
             *overlap_words(found.several.get("overlap.tsv", pd.DataFrame({"overlap": []}))),
             *assemble.calibration_sentence(fit),
+            *(
+                assemble.obedience_sentence(ws, name, settings.train.folds)
+                if contrast.attribute == cohort.studied
+                else []
+            ),
         ],
         verdicts=found.verdicts,
         effects=found.effects,

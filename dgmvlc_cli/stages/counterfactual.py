@@ -81,7 +81,9 @@ def counterfactual(
         stage="counterfactual",
         summary=summary,
         facts=facts,
-        next_command=f"dgmvlc analyze {_options(question, asked)}{from_scan}",
+        next_command=""
+        if subjects is not None
+        else f"dgmvlc analyze {_options(question, asked)}{from_scan}",
     )
 
 

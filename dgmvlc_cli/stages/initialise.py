@@ -57,6 +57,10 @@ def init(
     )
     if run.dry_run:
         return StageResult(stage="init", summary=["would write:", text + schema_text])
+    if ws.settings_path.exists() and ws.settings_path.read_bytes() != (text + schema_text).encode():
+        kept = ws.settings_path.with_suffix(".toml.previous")
+        workspace.write_bytes(kept, ws.settings_path.read_bytes())
+        lines.append(f"the settings that were there are kept in {kept}")
     workspace.write_text(ws.settings_path, text + schema_text)
     load_settings(ws.settings_path)
     facts = {"settings": str(ws.settings_path), "scans": len(found.scans)}

@@ -44,7 +44,7 @@ class Checks:
         """What validation found, in words; validated anew unless the fold was kept."""
         from dgmvlc_cli.validating import Validation
 
-        path = self.ws.fold(self.settings.train.model, fold) / "validation.json"
+        path = self.ws.validation_path(self.settings.train.model, fold)
         weights = self.ws.weights(self.settings.train.model, fold)
         record: dict[str, Any] = workspace.read_json(path) or {}
         sha256 = workspace.sha256_files(list(weights))

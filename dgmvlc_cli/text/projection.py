@@ -150,6 +150,8 @@ def _codes(
     present = np.array([float(not is_absent(value)) for value in values])
     if not attribute.is_numeric:
         return [present]
-    mean, deviation = cohort[name].mean(), max(cohort[name].std(), 1e-9)
+    mean, deviation = cohort[name].mean(), cohort[name].std()
+    if not deviation > 0:  # one value, or the same in all who have one
+        deviation = 1.0
     z = [0.0 if is_absent(value) else (float(value) - mean) / deviation for value in values]  # type: ignore[arg-type]
     return [present, np.array(z)]

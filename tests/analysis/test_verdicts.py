@@ -37,6 +37,7 @@ def test_neither_real_scans_nor_model_is_no_support():
     verdict, sentence = judged(evidence((-3.0, 9.0), -2.0))
     assert verdict == NOT_SUPPORTED
     assert "do not show it: -3 HU [-12, 6]" in sentence
+    assert "no more than chance explains (p_placebo 0." in sentence
 
 
 @pytest.mark.parametrize(

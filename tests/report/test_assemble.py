@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dgmvlc_cli.report.assemble import calibration_sentence
+from dgmvlc_cli.report.assemble import calibration_sentence, obedience_sentence
+from dgmvlc_cli.workspace import Workspace, write_json
 
 
 def fit_row(fold: int, between: float = 20.0) -> dict[str, Any]:
@@ -29,3 +31,24 @@ def test_a_fold_with_one_subject_does_not_count_for_the_spread_between_subjects(
     (said,) = calibration_sentence([fit_row(0, np.nan)])
     assert f"{within} as real ones." in said and "nan" not in said
     assert calibration_sentence([]) == []
+
+
+@pytest.mark.parametrize(
+    ("folds", "said"),
+    [
+        ([], None),
+        ([(1.2, True), (0.99, True)], "reproduce 120 % and 99 % of what the real scans show."),
+        ([(0.03, True), (0.12, True)], "3 % and 12 % .* they ignore their sentence"),
+        ([(0.03, False), (0.12, False)], "no clear association"),
+    ],
+)
+def test_the_report_says_whether_the_models_obey(tmp_path, folds, said):
+    ws = Workspace(tmp_path)
+    for fold, (obedience, detectable) in enumerate(folds):
+        facts = {
+            "subjects": 48, "mean_error_hu": 0.0, "sd_between": 1.0, "sd_within": 1.0,
+            "model_hu": {}, "observed_hu": {}, "obedience": obedience, "detectable": detectable,
+        }  # fmt: skip
+        write_json(ws.validation_path("flow", fold), {"validation": facts})
+    found = obedience_sentence(ws, "flow", 2)
+    assert (said is None and not found) or re.search(str(said), *found)

@@ -112,6 +112,13 @@ def test_codes_tell_levels_presence_and_size():
     assert encode_rows([row], schema(), rows)[0] == pytest.approx([1, 0, 0, 1, 0, 0, 0, 0, 0])
 
 
+def test_a_number_that_one_subject_has_is_told_without_a_scale():
+    rows = cohort(40)
+    rows["pack_years"] = [30.0, *[None] * 39]
+    made = encode_rows(rows.to_dict("records"), schema(), rows)
+    assert np.isfinite(made).all() and np.abs(made).max() < 10
+
+
 def test_a_code_that_does_not_vary_in_training_is_silenced():
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(60, 4))
