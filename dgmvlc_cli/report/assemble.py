@@ -247,13 +247,34 @@ def obedience_sentence(ws: Workspace, model: str, folds: int) -> list[str]:
     return [f"{said}."]
 
 
+TRAINED = (
+    "model", "fusion", "steps", "batch_size", "learning_rate", "text_dropout", "rewordings",
+    "seed", "grid", "spacing_mm", "wavelet_levels", "widths", "encoder",
+)  # fmt: skip
+SAMPLED = ("steps", "sampler", "guidance_scale", "source")
+
+
 def provenance(
-    settings: Settings, pairs: pd.DataFrame, seconds: float, lobes: Mapping[str, int]
+    ws: Workspace,
+    settings: Settings,
+    pairs: pd.DataFrame,
+    seconds: float,
+    lobes: Mapping[str, int],
 ) -> dict[str, Any]:
     """Versions, seeds, hashes and settings: what is needed to do it again.
 
+    Models and pairs are told as they were made, whatever dgmvlc.toml or the options say by now.
     lobes: as `lobe_facts`.
     """
+    plan = (workspace.read_json(ws.fold(settings.train.model, 0) / "train.json") or {})["inputs"]
+    chosen = settings.model_dump(mode="json", by_alias=True, exclude={"table_schema"})
+    chosen["train"] = {name: plan[name] for name in TRAINED} | {"folds": settings.train.folds}
+    chosen["counterfactual"] = {
+        name: value
+        for name in SAMPLED
+        if name in pairs
+        for value in pairs[name].head(1).dropna().tolist()
+    } | {"seeds": int(pairs["seed"].nunique())}
     models = pairs.groupby("fold")["model_sha256"].first()
     return {
         "versions": workspace.versions(),
@@ -262,5 +283,5 @@ def provenance(
         "model_sha256": {f"fold {fold}": sha256 for fold, sha256 in models.items()},
         "seconds": round(seconds, 1),
         **({"lobes": "{lobes} of {lobes_of} subjects".format(**lobes)} if lobes else {}),
-        "settings": settings.model_dump(mode="json", by_alias=True, exclude={"table_schema"}),
+        "settings": chosen,
     }

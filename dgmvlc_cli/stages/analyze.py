@@ -464,7 +464,7 @@ def _contents(
             ws, settings, cohort, subjects, pairs, contrast, found.covariates, found.maps
         ),
         provenance=assemble.provenance(
-            settings, pairs, seconds, assemble.lobe_facts(subjects, cohort)
+            ws, settings, pairs, seconds, assemble.lobe_facts(subjects, cohort)
         ),
         guidance_scale=float(pairs["guidance_scale"].iloc[0]),
     )
