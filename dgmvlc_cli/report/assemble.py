@@ -226,6 +226,23 @@ def calibration_sentence(fit: list[dict[str, Any]]) -> list[str]:
     ]
 
 
+def scan_rows(subjects: pd.DataFrame, used: list[str]) -> list[dict[str, Any]]:
+    """What preprocessing found in each scan of the cohort, for `ReportContents.scans`.
+
+    subjects: subjects.tsv as text.  slice_mm: the scan's own spacing along z.
+    """
+    known = subjects.set_index("subject").reindex(used)
+    spacing = known["source_spacing_mm"].str.partition("x")[0]
+    numbers = {
+        "slice_mm": spacing,
+        "lung_volume_ml": known["lung_volume_ml"],
+        "mean_lung_hu": known["mean_lung_hu"],
+    }
+    table = pd.DataFrame({name: pd.to_numeric(values) for name, values in numbers.items()})
+    table.insert(0, "flags", known["warnings"].fillna(""))
+    return [dict(zip(("subject", *table), row, strict=True)) for row in table.itertuples()]
+
+
 def obedience_sentence(ws: Workspace, model: str, folds: int) -> list[str]:
     """How much of the observed association the models reproduce on subjects they never saw.
 

@@ -36,6 +36,7 @@ class ReportContents:
     exclusions: any columns, usually subject (or attribute) and reason.
     failures:   rows of subject and reason.
     qc:         (subject, path of a PNG).
+    scans:      rows of subject, flags, slice_mm, lung_volume_ml, mean_lung_hu.
     training:   fold -> table with step, loss and optionally lr, seconds, val_* columns.
     fit:        rows of fold, region, real_mean_hu, generated_mean_hu, real_sd_between,
                 generated_sd_between, real_sd_within, generated_sd_within.
@@ -63,6 +64,7 @@ class ReportContents:
     exclusions: pd.DataFrame | None = None
     failures: Sequence[Mapping[str, str]] = ()
     qc: Sequence[tuple[str, Path]] = ()
+    scans: Sequence[Mapping[str, Any]] = ()
     training: Mapping[int, pd.DataFrame] = field(default_factory=dict)
     fit: Sequence[Mapping[str, Any]] = ()
     pairs: Sequence[Pair] = ()

@@ -254,6 +254,7 @@ def report_json(
         "counts": contents.counts,
         "cohort": contents.cohort,
         "exclusions": contents.exclusions,
+        "scans": contents.scans,
         "failures": contents.failures,
         "fit": contents.fit,
         "training": {str(fold): log for fold, log in contents.training.items()},

@@ -26,6 +26,7 @@ def report_tables(contents: ReportContents, numbers: Numbers) -> dict[str, pd.Da
         "counts": pd.DataFrame(contents.counts.items(), columns=["stage", "subjects"]),
         "cohort": _cohort(contents),
         "training": training_table(contents),
+        "scans": pd.DataFrame(list(contents.scans)),
         "failures": pd.DataFrame(list(contents.failures)),
     }
 

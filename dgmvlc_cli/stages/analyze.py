@@ -452,6 +452,7 @@ def _contents(
         exclusions=workspace.read_table(ws.text / "exclusions.tsv", dtype=str),
         failures=assemble.failures(subjects),
         qc=[(one, ws.qc_path(one)) for one in cohort.subjects],
+        scans=assemble.scan_rows(subjects, cohort.subjects),
         training=assemble.training_logs(ws, name, settings.train.folds),
         fit=fit,
         pairs=[look.pair for look in found.looks if look.pair is not None],

@@ -232,6 +232,16 @@ def build_contents(
         "exclusions": pd.DataFrame({"subject": ["ph-0098"], "reason": ["no row in the table"]}),
         "failures": [{"subject": "ph-0097", "reason": "truncated file: 1.2 of 3.4 MB"}],
         "qc": write_qc(folder / "qc", pairs),
+        "scans": [
+            {
+                "subject": pair.subject,
+                "flags": "lungs cut off by the top of the scan" if number == 1 else "",
+                "slice_mm": 2.5,
+                "lung_volume_ml": 4800.0 + 10 * number,
+                "mean_lung_hu": -850.0 - number,
+            }
+            for number, pair in enumerate(pairs)
+        ],
         "training": {0: training_table(rng), 1: training_table(rng)},
         "fit": fit_rows(rng),
         "pairs": pairs,

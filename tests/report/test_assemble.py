@@ -6,9 +6,10 @@ import re
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from dgmvlc_cli.report.assemble import calibration_sentence, obedience_sentence
+from dgmvlc_cli.report.assemble import calibration_sentence, obedience_sentence, scan_rows
 from dgmvlc_cli.workspace import Workspace, write_json
 
 
@@ -52,3 +53,21 @@ def test_the_report_says_whether_the_models_obey(tmp_path, folds, said):
         write_json(ws.validation_path("flow", fold), {"validation": facts})
     found = obedience_sentence(ws, "flow", 2)
     assert (said is None and not found) or re.search(str(said), *found)
+
+
+def test_scans_are_told_with_what_was_measured_and_flagged() -> None:
+    subjects = pd.DataFrame(
+        {
+            "subject": ["a", "b", "failed"],
+            "warnings": [np.nan, "lungs cut off by the top of the scan", np.nan],
+            "source_spacing_mm": ["2.5x0.7x0.7", "1x1x1", np.nan],
+            "lung_volume_ml": ["4800.5", "3000", np.nan],
+            "mean_lung_hu": ["-850.25", "-790", np.nan],
+        }
+    )
+    first, second = scan_rows(subjects, ["a", "b"])
+    assert first == {
+        "subject": "a", "flags": "", "slice_mm": 2.5, "lung_volume_ml": 4800.5,
+        "mean_lung_hu": -850.25,
+    }  # fmt: skip
+    assert second["flags"] == "lungs cut off by the top of the scan"
