@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,8 @@ def _effects_context(contents: ReportContents, numbers: Numbers) -> dict[str, An
 
 def _pairs_context(contents: ReportContents, numbers: Numbers) -> dict[str, Any]:
     packed = pack_pairs(contents.pairs)
-    thumbnails, unreadable = qc_thumbnails(contents.qc)
+    flagged = {row["subject"] for row in contents.scans if row["flags"]}
+    thumbnails, unreadable = qc_thumbnails(contents.qc, flagged)
     return {
         "packed": packed,
         "pair_count": max(len(contents.summaries), len(contents.pairs)),
@@ -157,15 +158,20 @@ def _pairs_context(contents: ReportContents, numbers: Numbers) -> dict[str, Any]
     }
 
 
-def qc_thumbnails(paths: Sequence[tuple[str, Path]]) -> tuple[list[tuple[str, str]], list[str]]:
-    """(subject, data address) of up to MAX_THUMBNAILS pictures, evenly spaced over the cohort.
+def qc_thumbnails(
+    paths: Sequence[tuple[str, Path]], flagged: Collection[str] = ()
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """(subject, data address) of up to MAX_THUMBNAILS pictures: flagged ones, then the others.
 
-    The second list names the subjects whose picture cannot be read.
+    The others are evenly spaced over the cohort.  The second list names the subjects whose picture
+    cannot be read.
     """
-    chosen = np.unique(np.linspace(0, len(paths) - 1, min(len(paths), MAX_THUMBNAILS)).round())
+    first = [one for one in paths if one[0] in flagged][:MAX_THUMBNAILS]
+    others = [one for one in paths if one[0] not in flagged]
+    places = min(len(others), MAX_THUMBNAILS - len(first))
+    chosen = np.unique(np.linspace(0, len(others) - 1, places).round()).astype(int)
     thumbnails, unreadable = [], []
-    for place in chosen.astype(int):
-        subject, path = paths[place]
+    for subject, path in (*first, *(others[place] for place in chosen)):
         try:
             thumbnails.append((subject, data_uri(_thumbnail(path), "image/jpeg")))
         except OSError:

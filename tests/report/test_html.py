@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pages import trace_numbers
+from PIL import Image
 
 from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
 from dgmvlc_cli.errors import DgmvlcError
@@ -24,7 +25,9 @@ from dgmvlc_cli.report import words
 from dgmvlc_cli.report.contents import ReportContents
 from dgmvlc_cli.report.figures import draw_all
 from dgmvlc_cli.report.html import (
+    MAX_THUMBNAILS,
     SCHEMA_PATH,
+    qc_thumbnails,
     render,
     report_json,
     write_report,
@@ -542,3 +545,14 @@ def test_the_viewer_and_the_tables_come_alive(
     means = [words.number(round(float(a[pair.lung].mean())), "mL") for a in (pair.reference_hu,)]
     assert f"lungs {means[0]} HU" in dom
     assert "<mark>current</mark>" in dom
+
+
+def test_pictures_of_flagged_scans_are_shown_first(tmp_path):
+    paths = [(f"s{i:02d}", tmp_path / f"{i}.png") for i in range(60)]
+    for _, path in paths:
+        Image.new("RGB", (8, 4)).save(path)
+    shown, unreadable = qc_thumbnails(paths, {"s51", "s17"})
+    names = [subject for subject, _ in shown]
+    assert names[:2] == ["s17", "s51"] and not unreadable
+    assert len(names) == len(set(names)) == MAX_THUMBNAILS
+    assert names[2] == "s00" and names[-1] == "s59"
