@@ -280,9 +280,11 @@ def asked_contrasts(settings: Settings, cohort: Cohort, question: Question) -> l
     Raises UsageError for a mixture of ways to ask, and for unknown attributes and levels.
     """
     if question.edits:
-        if question.values or question.reference is not None or question.target is not None:
+        asked = (question.attribute, question.reference, question.target)
+        if question.values or any(one is not None for one in asked):
             raise UsageError(
-                "--edit says all of the target arm; --from, --to and --values do not go with it.",
+                "--edit says all of the target arm; --attribute, --from, --to and --values do not "
+                "go with it.",
                 "Give every change as one more --edit.",
             )
         edits = {name: edit_value(cohort.schema, name, value) for name, value in question.edits}

@@ -91,6 +91,10 @@ def read_edits(texts: list[str]) -> dict[str, str | float]:
             raise typer.BadParameter(
                 f'{text!r} is not of the form ATTRIBUTE=LEVEL, as in --edit smoking="never smoker"'
             )
+        if name in edits:
+            raise typer.BadParameter(
+                f"--edit sets {name!r} twice, to {edits[name]!r} and {value!r}"
+            )
         edits[name] = value
     return edits
 

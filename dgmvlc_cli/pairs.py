@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,19 @@ def contrast_name(contrast: Contrast) -> str:
 
 def folder_name(settings: Settings, contrast: Contrast) -> str:
     """The contrast's folder, told apart by where its pairs come from."""
-    suffix = "_from-scan" if settings.counterfactual.source == "scan" else ""
-    return contrast_name(contrast) + suffix
+    return contrast_name(contrast) + _source_suffix(settings)
+
+
+def analysis_name(settings: Settings, series: Sequence[Contrast]) -> str:
+    """The folder of what is analysed together: a contrast's, or with every value of a series."""
+    if len(series) == 1:
+        return folder_name(settings, series[0])
+    values = [series[0].reference, *(one.target for one in series)]
+    return "_".join(map(slug, (series[0].attribute, *values))) + _source_suffix(settings)
+
+
+def _source_suffix(settings: Settings) -> str:
+    return "_from-scan" if settings.counterfactual.source == "scan" else ""
 
 
 def pairs_inputs(ws: Workspace, settings: Settings, cohort: Cohort) -> dict[str, str]:

@@ -37,7 +37,7 @@ def ages(root) -> Path:
     done = dgmvlc("counterfactual", *asked, *ONE)
     assert "dgmvlc analyze --attribute age --values 50,60,70" in done.stdout
     dgmvlc("analyze", *asked, *ONE)
-    return root / "analysis" / "flow" / "age_50_70"
+    return root / "analysis" / "flow" / "age_50_60_70"
 
 
 def test_a_dose_has_an_arm_for_every_value_and_shares_the_reference(root, ages):
@@ -76,7 +76,7 @@ def test_levels_are_compared_in_one_population(root, monkeypatch):
     asked = ("--attribute", "smoking", "--values", values, "-w", str(root))
     dgmvlc("counterfactual", *asked, *ONE)
     dgmvlc("analyze", *asked, *ONE)
-    folder = root / "analysis" / "flow" / "smoking_never-smoker_current-smoker"
+    folder = root / "analysis" / "flow" / "smoking_never-smoker_former-smoker_current-smoker"
     levels = workspace.read_table(folder / "levels.tsv")
     lobes = levels["region"].str.endswith("_lobe")  # which not all of these subjects have
     implied = levels[(levels["kind"] == "model_implied") & ~lobes]
@@ -168,6 +168,8 @@ def test_chosen_subjects_and_their_differences(root):
     ("options", "hint"),
     [
         (("--edit", "age=70", "--to", "80"), "do not go with it"),
+        (("--edit", "age=70", "--attribute", "smoking"), "do not go with it"),
+        (("--edit", "age=70", "--edit", "age=80"), "twice"),
         (("--attribute", "age", "--values", "45"), "two values"),
         (("--edit", "age"), "ATTRIBUTE=LEVEL"),
         (("--edit", "agee=70"), '"age"'),

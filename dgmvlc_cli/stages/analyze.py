@@ -48,7 +48,7 @@ def analyze(
         load_cohort,
         placebo_contrasts,
     )
-    from dgmvlc_cli.pairs import folder_name
+    from dgmvlc_cli.pairs import analysis_name
     from dgmvlc_cli.report.html import write_report
 
     cohort = load_cohort(ws, settings)
@@ -57,7 +57,7 @@ def analyze(
     placebos = placebo_contrasts(contrast, cohort)
     name = settings.train.model
     pairs = read_pairs(ws, settings, cohort, [contrast, *placebos, *others], question)
-    folder = ws.analysis(name, folder_name(settings, contrast))
+    folder = ws.analysis(name, analysis_name(settings, series))
     adjusted = covariates(settings, cohort.schema, contrast)
     sidecar = _sidecar(ws, settings, folder, list(pairs), adjusted)
     if run.dry_run:
