@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
@@ -25,6 +25,7 @@ LEAST_LEFT, MOST_OF_ONE = 1e-6, 0.4
 # The logarithm of lung volume, a covariate beside those of the table.
 LOG_VOLUME = "log lung volume"
 VOLUME = "volume_ml"
+LUNG_VOLUME = (VOLUME, "lungs")
 
 # The reference arm of a joint edit: every subject's row as it is.
 FACTUAL = "as recorded"
@@ -165,15 +166,12 @@ class Cohort:
                     f"at least {MIN_SUBJECTS} others are needed"
                 )
         else:
-            for level, name in enumerate((self.contrast.reference, self.contrast.target)):
-                count = int((self.a == level).sum())
-                if count < MIN_SUBJECTS:
-                    few = counted(count, "subject")
-                    return f"{few} at {name!r}, at least {MIN_SUBJECTS} are needed"
-        coefficients = self.x.shape[1] + 2
-        if self.n < SUBJECTS_PER_COEFFICIENT * coefficients:
-            return f"{self.n} subjects are too few for {coefficients} coefficients"
-        return entangled(self.a.to_numpy(), self.x.to_numpy(), self.contrast.attribute)
+            found = too_few_at(self.a, (self.contrast.reference, self.contrast.target))
+            if found:
+                return found
+        return too_few(self.n, self.x.shape[1] + 2) or entangled(
+            self.a.to_numpy(), self.x.to_numpy(), self.contrast.attribute
+        )
 
     @property
     def description(self) -> str:
@@ -193,14 +191,33 @@ def cohorts(
     left out of them.
     """
     a = dose(design, contrast)
-    y = scans.reindex(a.index)
     names = tuple(name for name in covariates if name != contrast.attribute)
+    for y in by_known(scans.reindex(a.index)):
+        x = encode(design.loc[y.index], names)
+        yield Cohort(contrast, a[y.index], x, y, names)
+
+
+def by_known(y: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """The outcomes (columns) that are known in the same subjects, with just these subjects."""
     known = y.notna().to_numpy()
     for pattern in np.unique(known, axis=1).T:
-        outcomes = (known == pattern[:, None]).all(axis=0)
-        subjects = a.index[pattern]
-        x = encode(design.loc[subjects], names)
-        yield Cohort(contrast, a[subjects], x, y.loc[subjects, outcomes], names)
+        yield y.loc[pattern, (known == pattern[:, None]).all(axis=0)]
+
+
+def too_few_at(codes: pd.Series, names: Sequence[str | float]) -> str:
+    """Which level has too few subjects, in words; empty where none has.  codes: places in names."""
+    for code, name in enumerate(names):
+        if (count := int((codes == code).sum())) < MIN_SUBJECTS:
+            few = counted(count, "subject")
+            return f"{few} at {name!r}, at least {MIN_SUBJECTS} are needed"
+    return ""
+
+
+def too_few(subjects: int, coefficients: int) -> str:
+    """Why a regression cannot be fitted to so few subjects; empty where it can."""
+    if subjects < SUBJECTS_PER_COEFFICIENT * coefficients:
+        return f"{subjects} subjects are too few for {coefficients} coefficients"
+    return ""
 
 
 def entangled(a: np.ndarray, x: np.ndarray, name: str) -> str:
@@ -235,11 +252,18 @@ def at_one_volume(
         yield scans, design, names
         return
     is_volume = scans.columns.get_level_values(0) == VOLUME
-    known = volume.where(volume > 0).reindex(design.index)
-    yield scans.loc[:, is_volume], design, names
-    if not is_volume.all():
-        enlarged = design.assign(**{LOG_VOLUME: np.log(known)})
-        yield scans.loc[:, ~is_volume], enlarged, (*names, LOG_VOLUME)
+    enlarged = with_log_volume(design, volume)
+    for chosen, table, adjusted in (
+        (is_volume, design, names),
+        (~is_volume, enlarged, (*names, LOG_VOLUME)),
+    ):
+        if chosen.any():
+            yield scans.loc[:, chosen], table, adjusted
+
+
+def with_log_volume(design: pd.DataFrame, volume: pd.Series) -> pd.DataFrame:
+    """The design with `LOG_VOLUME` as a covariate; volume: of the lungs, mL, index subject."""
+    return design.assign(**{LOG_VOLUME: np.log(volume.where(volume > 0).reindex(design.index))})
 
 
 def encode(design: pd.DataFrame, covariates: Iterable[str]) -> pd.DataFrame:

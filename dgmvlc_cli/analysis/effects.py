@@ -15,6 +15,7 @@ from scipy import stats
 
 from dgmvlc_cli.analysis import debias
 from dgmvlc_cli.analysis.contrasts import (
+    LUNG_VOLUME,
     Cohort,
     Contrast,
     Outcome,
@@ -23,7 +24,6 @@ from dgmvlc_cli.analysis.contrasts import (
     informing,
     unique_subjects,
 )
-from dgmvlc_cli.analysis.levels import OVERLAP_COLUMNS, overlap_rows
 from dgmvlc_cli.analysis.mixed import fit_mixed
 from dgmvlc_cli.analysis.permutation import sign_flips
 from dgmvlc_cli.analysis.placebos import with_placebo_p
@@ -35,14 +35,12 @@ __all__ = [
     "EFFECT_COLUMNS",
     "Contrast",
     "adjust",
-    "balance",
     "debiased",
     "estimate_effects",
     "fold_effects",
     "mixed",
     "model_implied",
     "observed",
-    "overlap",
 ]
 
 EFFECT_COLUMNS = (
@@ -291,7 +289,7 @@ def debiased(
     if not helped:
         m_0, m_1 = 0.0 * m_0, 0.0 * m_1
     results: dict[Outcome, Estimate] = {}
-    volume = readings.lung_volume()
+    volume = scans.get(LUNG_VOLUME)
     for outcomes, enlarged, adjusted in at_one_volume(usable, volume, design, covariates):
         for cohort in cohorts(outcomes, enlarged, contrast, adjusted):
             results |= _debias(cohort, m_0, m_1, seed, estimand)
@@ -311,7 +309,7 @@ def _debias(
         cohort.x.to_numpy(),
         m_0.loc[cohort.y.index, cohort.outcomes].to_numpy(),
         m_1.loc[cohort.y.index, cohort.outcomes].to_numpy(),
-        _splits(cohort.a, cohort.x, cohort.contrast, seed),
+        splits_of(cohort, seed),
     )
     return {
         outcome: _debiased_estimate(cohort, fit, j, plain[outcome], estimand)
@@ -319,9 +317,10 @@ def _debias(
     }
 
 
-def _splits(a: pd.Series, x: pd.DataFrame, contrast: Contrast, seed: int) -> list[debias.Split]:
-    rng = generator(seed, contrast.text, "cross-fitting")
-    return debias.cross_splits(a.to_numpy(), x.to_numpy(), rng)
+def splits_of(cohort: Cohort, seed: int) -> list[debias.Split]:
+    """The cohort's divisions for cross-fitting, keyed by seed and contrast."""
+    rng = generator(seed, cohort.contrast.text, "cross-fitting")
+    return debias.cross_splits(cohort.a.to_numpy(), cohort.x.to_numpy(), rng)
 
 
 def _debiased_estimate(
@@ -336,9 +335,11 @@ def _debiased_estimate(
     if np.isnan(effect):
         return Estimate.missing(cohort.n, "a numeric attribute has no average effect")
     ratio = fits[estimand].se[j] / plain.standard_error
-    estimator = f"cross-fitted AIPW, {ESTIMANDS[estimand]}"
-    if cohort.contrast.numeric:
-        estimator = "cross-fitted regression of residual on residual"
+    estimator = (
+        "cross-fitted regression of residual on residual"
+        if cohort.contrast.numeric
+        else f"cross-fitted AIPW, {ESTIMANDS[estimand]}"
+    )
     method = (
         f"{estimator}, {cohort.description}; "
         f"generator weight {fit.generator_weight[j]:.2f}; SE {ratio:.2f} of regression's"
@@ -438,65 +439,3 @@ def effect_rows(
         for outcome, unit in readings.units.items()
     ]
     return pd.DataFrame(rows, columns=list(EFFECT_COLUMNS))
-
-
-# Comparability of the groups --------------------------------------------------------------------
-
-
-def balance(
-    design: pd.DataFrame, contrast: Contrast, covariates: Sequence[str], seed: int = 0
-) -> pd.DataFrame:
-    """Standardised mean differences: covariate, smd_raw, smd_weighted; a row per encoded column.
-
-    Target minus reference mean, over the pooled standard deviation of the two groups, before and
-    after overlap weighting; beyond 0.1 counts as unbalanced (Austin 2009, doi:10.1002/sim.3697).
-    Empty for a numeric attribute, which has no groups, and where they are too small to compare.
-    """
-    groups = _groups(design, contrast, covariates, seed)
-    rows = []
-    if groups is not None:
-        a, x, e = groups
-        rows = [(name, *_differences(a, values.to_numpy(), e)) for name, values in x.items()]
-    return pd.DataFrame(rows, columns=["covariate", "smd_raw", "smd_weighted"])
-
-
-def overlap(
-    design: pd.DataFrame, contrast: Contrast, covariates: Sequence[str], seed: int = 0
-) -> pd.DataFrame:
-    """How much the two groups have in common: a row for each, as `levels.diagnose_overlap` has it.
-
-    Empty where `balance` is.  propensity: the cross-fitted chance of standing in this group.
-    """
-    groups = _groups(design, contrast, covariates, seed)
-    if groups is None:
-        return pd.DataFrame(columns=list(OVERLAP_COLUMNS))
-    a, _, e = groups
-    names = (str(contrast.reference), str(contrast.target))
-    return overlap_rows(names, a.astype(int), np.column_stack([1 - e, e]))
-
-
-def _groups(
-    design: pd.DataFrame, contrast: Contrast, covariates: Sequence[str], seed: int
-) -> tuple[np.ndarray, pd.DataFrame, np.ndarray] | None:
-    """a (n,), encoded covariates and cross-fitted propensity (n,) of the two groups."""
-    if contrast.joint:
-        return None
-    everyone = pd.DataFrame({"all": 1.0}, index=design.index)
-    (cohort,) = cohorts(everyone, unique_subjects(design), contrast, covariates)
-    if contrast.numeric or cohort.problem:
-        return None
-    splits = _splits(cohort.a, cohort.x, contrast, seed)
-    e = np.median([split.propensity for split in splits], axis=0)
-    return cohort.a.to_numpy(), cohort.x, e
-
-
-def _differences(a: np.ndarray, x: np.ndarray, e: np.ndarray) -> tuple[float, float]:
-    """Standardised mean difference of one covariate (n,), raw and overlap-weighted."""
-    target = a == 1
-    spread = np.sqrt((x[target].var() + x[~target].var()) / 2)
-    weight = np.abs(a - e)
-    raw = x[target].mean() - x[~target].mean()
-    weighted = np.average(x[target], weights=weight[target]) - np.average(
-        x[~target], weights=weight[~target]
-    )
-    return float(raw / spread), float(weighted / spread)

@@ -18,13 +18,14 @@ from scipy import optimize, special
 
 from dgmvlc_cli.analysis import debias
 from dgmvlc_cli.analysis.contrasts import (
-    MIN_SUBJECTS,
-    SUBJECTS_PER_COEFFICIENT,
+    arm_name,
+    by_known,
     encode,
     entangled,
+    too_few,
+    too_few_at,
 )
 from dgmvlc_cli.analysis.debias import Fit, Split, with_intercept
-from dgmvlc_cli.counting import counted
 
 # Below this share of its subjects that count, a level is compared through a few look-alikes.
 LEAST_EFFECTIVE_SHARE, MOST_RAISED = 0.5, 0.1
@@ -166,17 +167,12 @@ class Levels:
     @cached_property
     def problem(self) -> str:
         """Why nothing can be estimated; empty when all is well."""
-        counts = self.codes.value_counts()
-        for code, name in enumerate(self.names):
-            if counts.get(code, 0) < MIN_SUBJECTS:
-                few = counts.get(code, 0)
-                return f"{counted(few, 'subject')} at {name!r}, at least {MIN_SUBJECTS} are needed"
         coefficients = self.x.shape[1] + len(self.names)
-        if len(self.codes) < SUBJECTS_PER_COEFFICIENT * coefficients:
-            return f"{len(self.codes)} subjects are too few for {coefficients} coefficients"
+        if few := too_few_at(self.codes, self.names) or too_few(len(self.codes), coefficients):
+            return few
         x = self.x.to_numpy()
         found = (
-            entangled((self.codes == code).to_numpy(float), x, f"{self.attribute} {name}")
+            entangled((self.codes == code).to_numpy(float), x, arm_name(self.attribute, name))
             for code, name in enumerate(self.names)
         )
         return next(filter(None, found), "")
@@ -200,13 +196,8 @@ def level_cohorts(
     covariates: Sequence[str],
 ) -> Iterator[tuple[Levels, pd.DataFrame]]:
     """`contrasts.cohorts` of several levels: the subjects, and the outcomes known in just these."""
-    y = scans.reindex(levels_of(design, attribute, names, ()).codes.index)
-    known = y.notna().to_numpy()
-    for pattern in np.unique(known, axis=1).T:
-        outcomes = (known == pattern[:, None]).all(axis=0)
-        subjects = y.index[pattern]
-        levels = levels_of(design.loc[subjects], attribute, names, covariates)
-        yield levels, y.loc[subjects, outcomes]
+    for y in by_known(scans.reindex(levels_of(design, attribute, names, ()).codes.index)):
+        yield levels_of(design.loc[y.index], attribute, names, covariates), y
 
 
 OVERLAP_COLUMNS = (

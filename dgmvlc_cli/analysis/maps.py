@@ -17,6 +17,7 @@ import pandas as pd
 from scipy import ndimage, stats
 
 from dgmvlc_cli.analysis import permutation
+from dgmvlc_cli.analysis.contrasts import entangled
 from dgmvlc_cli.analysis.zones import Anatomy
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.imaging.volume import FWHM_PER_SIGMA, Tissue
@@ -32,8 +33,6 @@ SMOOTHING_MM = 12.0
 """Full width at half maximum of the smoothing within the lung."""
 LEAST_WEIGHT = 0.1
 LEAST_SHARE = 0.95
-LEAST_OWN_VARIANCE = 1e-6
-"""Of the attribute's variance, that covariates must leave for its slope to mean anything."""
 PLEURA_MM = (0.0, 10.0, 20.0, 30.0, np.inf)
 THIRDS = ("lower", "middle", "upper")
 ALPHA = 0.05
@@ -220,7 +219,9 @@ def observed_map(
     subjects, or where the covariates (nearly) determine the attribute.
     """
     mask = common_mask(stack)
-    if len(stack) < covariates.shape[1] + 5 or not mask.any() or not _separable(a, covariates):
+    if len(stack) < covariates.shape[1] + 5 or not mask.any() or not np.ptp(a):
+        return None
+    if entangled(a, covariates, "the attribute"):
         return None
     y = stack[:, mask].astype(np.float64)
     y = np.where(np.isfinite(y), y, np.nanmean(y, axis=0))
@@ -237,19 +238,6 @@ def observed_map(
         method=f"OLS with {covariates.shape[1]} covariate columns, HC3; maximum t over "
         f"{int(mask.sum())} cells, {control.flips} Freedman-Lane permutations",
     )
-
-
-def _separable(a: np.ndarray, covariates: np.ndarray) -> bool:
-    """Whether a (n,) varies beyond what covariates (n, p) explain, whoever is left out.
-
-    Leaving out subject i takes r_i^2 / (1 - h_i) off the residuals' sum of squares, with residual
-    r_i and leverage h_i: all of it, where that subject alone tells a from the covariates.
-    """
-    basis, _ = np.linalg.qr(np.column_stack([np.ones(len(a)), covariates]))
-    r = a - basis @ (basis.T @ a)
-    freedom = np.maximum(1 - np.einsum("ip,ip->i", basis, basis), permutation.LEAST_FREEDOM)
-    remaining = r @ r - (r**2 / freedom).max()
-    return bool(np.ptp(a) and remaining > LEAST_OWN_VARIANCE * len(a) * np.var(a))
 
 
 def _spread(values: np.ndarray, mask: np.ndarray) -> np.ndarray:

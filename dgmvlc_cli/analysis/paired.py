@@ -19,7 +19,14 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-from dgmvlc_cli.analysis.contrasts import Contrast, Outcome, at_one_volume, informing
+from dgmvlc_cli.analysis.contrasts import (
+    LOG_VOLUME,
+    LUNG_VOLUME,
+    Contrast,
+    Outcome,
+    informing,
+    with_log_volume,
+)
 from dgmvlc_cli.analysis.effects import benjamini_hochberg, observed, sign_flip_p
 from dgmvlc_cli.analysis.permutation import FLIPS, sign_flips
 from dgmvlc_cli.analysis.readings import Readings
@@ -284,11 +291,11 @@ def _volume_adjusted(
     Density falls in proportion to the volume that the same tissue is spread over, so a breath
     changes both, and a group that breathes less deeply looks denser.
     """
-    volume = readings.lung_volume()
+    volume = readings.scans().get(LUNG_VOLUME)
     if volume is None or contrast.attribute not in design:
         return []
-    *_, (_, enlarged, adjusted) = at_one_volume(readings.scans(), volume, design, covariates)
-    rows = observed(readings, enlarged, contrast, adjusted)
+    enlarged = with_log_volume(design, volume)
+    rows = observed(readings, enlarged, contrast, [*covariates, LOG_VOLUME])
     chosen = rows["measure"].isin(VOLUME_ADJUSTED) & ~rows["region"].isin(CONTROL_REGIONS)
     return [
         _row(

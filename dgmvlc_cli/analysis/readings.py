@@ -9,7 +9,7 @@ from functools import reduce
 import numpy as np
 import pandas as pd
 
-from dgmvlc_cli.analysis.contrasts import VOLUME, Contrast, Outcome
+from dgmvlc_cli.analysis.contrasts import Contrast, Outcome
 from dgmvlc_cli.errors import DgmvlcError
 
 MEASURE_COLUMNS = ("subject", "fold", "seed", "arm", "region", "measure", "value", "unit", "reason")
@@ -59,10 +59,6 @@ class Readings:
     def scans(self) -> pd.DataFrame:
         """The real scans: subject x outcome."""
         return self._arm(OBSERVED).groupby(level="subject").mean()
-
-    def lung_volume(self) -> pd.Series | None:
-        """Volume of the lungs in the real scans, mL; None where it was not measured."""
-        return self.scans().get((VOLUME, "lungs"))
 
     def pairs(self, contrast: Contrast) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Reference and target arm, (subject, fold) x outcome, averaged over seeds.

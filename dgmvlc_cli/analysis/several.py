@@ -11,7 +11,9 @@ import pandas as pd
 from scipy import stats
 
 from dgmvlc_cli.analysis import levels as several_levels
+from dgmvlc_cli.analysis.balance import overlap as overlap_of_two
 from dgmvlc_cli.analysis.contrasts import (
+    LUNG_VOLUME,
     Contrast,
     Outcome,
     arm_name,
@@ -29,7 +31,6 @@ from dgmvlc_cli.analysis.effects import (
     observed,
     student,
 )
-from dgmvlc_cli.analysis.effects import overlap as overlap_of_two
 from dgmvlc_cli.analysis.mixed import fit_mixed
 from dgmvlc_cli.analysis.readings import Readings
 from dgmvlc_cli.workspace import generator
@@ -131,11 +132,11 @@ def _debias_levels(
 ) -> list[dict[Outcome, Estimate]]:
     """Estimates of every outcome, for each pair of levels; volume as in `effects.debiased`."""
     scans = readings.scans()
+    volume = scans.get(LUNG_VOLUME)
     arms = readings.predictions_of([arm_name(attribute, one) for one in names]) if helped else []
     for arm in arms:
         scans = scans.where(arm.reindex(scans.index).notna())
     results: list[dict[Outcome, Estimate]] = [{} for _ in combinations(names, 2)]
-    volume = readings.lung_volume()
     for part, enlarged, adjusted in at_one_volume(scans, volume, design, covariates):
         for levels, y in several_levels.level_cohorts(part, enlarged, attribute, names, adjusted):
             for found, one in zip(results, _debias_cohort(levels, y, arms, seed), strict=True):

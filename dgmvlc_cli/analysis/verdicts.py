@@ -47,12 +47,12 @@ class _Evidence:
         return bool(same_sign) and abs(self.model["effect"]) > self.largest_placebo
 
     @property
-    def opposed(self) -> bool:
-        """The scans' own difference is clear and of the other sign than the debiased effect."""
-        if self.observed is None:
-            return False
-        low, high = self.observed["ci_low"], self.observed["ci_high"]
-        return bool(high < 0 < self.debiased["effect"] or self.debiased["effect"] < 0 < low)
+    def opposite(self) -> pd.Series | None:
+        """The scans' own difference, where it is clear and has another sign than the debiased."""
+        whole, held = self.observed, self.debiased["effect"]
+        if whole is not None and (whole["ci_high"] < 0 < held or held < 0 < whole["ci_low"]):
+            return whole
+        return None
 
     @property
     def covers_zero(self) -> bool:
@@ -112,9 +112,8 @@ def _judge(evidence: _Evidence) -> tuple[str, str]:
         return UNDECIDED, f"{_scans_show(real)}; {_model_says(evidence)}: {said}."
     found = real["p_adjusted"] < ALPHA
     beyond_placebos = evidence.p_placebo < ALPHA
-    if found and evidence.opposed:
-        assert evidence.observed is not None
-        whole = quantity(evidence.observed["effect"], real["unit"])
+    if found and evidence.opposite is not None:
+        whole = quantity(evidence.opposite["effect"], real["unit"])
         said = "the difference by way of lung volume, or who is compared, has the opposite sign"
         return UNDECIDED, f"{_scans_show(real)}, but their whole difference is {whole}: {said}."
     if found and evidence.agrees:

@@ -119,7 +119,7 @@ def methods_facts(
     maps: mapping.Maps,
 ) -> dict[str, dict[str, Any]]:
     """What each stage that ran did, for the methods prose."""
-    plan = (workspace.read_json(ws.fold(settings.train.model, 0) / "train.json") or {})["inputs"]
+    plan = training_plan(ws, settings)
     grid, spacing_mm = model_grid(ws, settings.train.model)
     facts = {
         "preprocess": {
@@ -160,6 +160,13 @@ def methods_facts(
     }
     phantom = _phantom_facts(ws, settings)
     return {**({"phantom": phantom} if phantom else {}), **facts}
+
+
+def training_plan(ws: Workspace, settings: Settings) -> dict[str, Any]:
+    """How the first fold was trained, as its sidecar has it."""
+    record = workspace.read_json(ws.fold(settings.train.model, 0) / "train.json") or {}
+    plan: dict[str, Any] = record["inputs"]
+    return plan
 
 
 def map_facts(maps: mapping.Maps) -> dict[str, Any]:
@@ -283,15 +290,12 @@ def provenance(
     Models and pairs are told as they were made, whatever dgmvlc.toml or the options say by now.
     lobes: as `lobe_facts`.
     """
-    plan = (workspace.read_json(ws.fold(settings.train.model, 0) / "train.json") or {})["inputs"]
+    plan = training_plan(ws, settings)
     chosen = settings.model_dump(mode="json", by_alias=True, exclude={"table_schema"})
     chosen["train"] = {name: plan[name] for name in TRAINED} | {"folds": settings.train.folds}
-    chosen["counterfactual"] = {
-        name: value
-        for name in SAMPLED
-        if name in pairs
-        for value in pairs[name].head(1).dropna().tolist()
-    } | {"seeds": int(pairs["seed"].nunique())}
+    (first,) = pairs.head(1).dropna(axis=1).to_dict("records")
+    chosen["counterfactual"] = {name: first[name] for name in SAMPLED if name in first}
+    chosen["counterfactual"]["seeds"] = int(pairs["seed"].nunique())
     models = pairs.groupby("fold")["model_sha256"].first()
     return {
         "versions": workspace.versions(),

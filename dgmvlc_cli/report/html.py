@@ -18,13 +18,7 @@ from dgmvlc_cli.report import words
 from dgmvlc_cli.report.contents import ReportContents, records
 from dgmvlc_cli.report.drawing import Drawing, data_uri
 from dgmvlc_cli.report.figures import draw_all
-from dgmvlc_cli.report.methods import (
-    REFERENCES,
-    cite,
-    cited,
-    describe_methods,
-    methods_markdown,
-)
+from dgmvlc_cli.report.methods import describe_methods, methods_markdown
 from dgmvlc_cli.report.numbers import (
     Numbers,
     by_place,
@@ -34,6 +28,7 @@ from dgmvlc_cli.report.numbers import (
     statistic_rows,
 )
 from dgmvlc_cli.report.page import json_text, render_page
+from dgmvlc_cli.report.references import REFERENCES, cite, cited
 from dgmvlc_cli.report.tables import report_tables, training_table
 from dgmvlc_cli.report.viewer import pack_pairs, viewer_settings
 from dgmvlc_cli.workspace import read_json, write_table, write_text

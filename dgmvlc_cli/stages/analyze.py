@@ -417,7 +417,7 @@ def _contents(
     ws: Workspace, settings: Settings, cohort: Cohort, found: Findings, seconds: float
 ) -> ReportContents:
     """Everything that the report shows, gathered from the workspace."""
-    from dgmvlc_cli.analysis.effects import balance
+    from dgmvlc_cli.analysis.balance import balance
     from dgmvlc_cli.analysis.levels import overlap_words
     from dgmvlc_cli.analysis.verdicts import summary_sentence
     from dgmvlc_cli.report import assemble

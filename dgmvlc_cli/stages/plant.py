@@ -119,13 +119,14 @@ def _ready(ws: Workspace, settings: Settings) -> list[str]:
 def _require_lobes(ws: Workspace, plant: Plant, subjects: list[str]) -> None:
     """A plant in a lobe needs one in every scan: else some carriers would carry nothing."""
     from dgmvlc_cli.analysis.zones import LOBE_REGIONS, LUNG_REGIONS
-    from dgmvlc_cli.imaging.files import read_lobes
     from dgmvlc_cli.imaging.lobes import LOBE_OF
 
     if plant.region not in LOBE_REGIONS:
         return
-    maps = {subject: read_lobes(ws.lobes_path(subject)) for subject in subjects}
-    without = [k for k, one in maps.items() if one is None or LOBE_OF[plant.region] not in one]
+    table = workspace.read_table(ws.subjects_path, dtype={"subject": str})
+    lobe_ml = f"{plant.region}_ml"
+    found = set(table.loc[table[lobe_ml] > 0, "subject"]) if lobe_ml in table else set()
+    without = [one for one in subjects if one not in found]
     if without:
         raise DgmvlcError(
             f"{len(without)} of {counted(len(subjects), 'scan')} have no "

@@ -13,14 +13,12 @@ from dgmvlc_cli.analysis.effects import (
     EFFECT_COLUMNS,
     HELD_FIXED,
     Contrast,
-    balance,
     debiased,
     estimate_effects,
     fold_effects,
     mixed,
     model_implied,
     observed,
-    overlap,
     sign_flip_p,
 )
 from dgmvlc_cli.analysis.permutation import FLIPS
@@ -318,22 +316,6 @@ def test_a_number_is_contrasted_by_its_slope():
     for kind in ("observed", "debiased"):
         assert rows.loc[kind, "ci_low"] < 16 < rows.loc[kind, "ci_high"]
     assert rows.loc["model_implied", "effect"] == pytest.approx(12)
-
-
-def test_overlap_weights_balance_the_covariates(study):
-    _, design = study
-    table = balance(design, SMOKING, COVARIATES)
-    assert list(table.columns) == ["covariate", "smd_raw", "smd_weighted"]
-    assert table["smd_raw"].abs().max() > 0.3
-    assert table["smd_weighted"].abs().max() < 0.5 * table["smd_raw"].abs().max()
-    shared = overlap(design, SMOKING, COVARIATES)
-    assert list(shared["level"]) == list(LEVELS)
-    assert shared["n"].sum() == 96
-    assert (shared["propensity_low"] > 0).all() and (shared["propensity_high"] < 1).all()
-    assert (shared["effective_n"] <= shared["n"]).all()
-    assert set(shared["overlap"]) == {"good"}
-    assert overlap(design, Contrast("age", 51, 69), ["sex"]).empty
-    assert balance(design, Contrast("age", 51, 69), ["sex"]).empty
 
 
 def test_readings_refuse_a_table_they_cannot_trust(study):

@@ -154,7 +154,7 @@ def test_a_level_that_a_covariate_determines_is_not_compared(levels):
     effects, overlap = level_effects(measures, site, "smoking", LEVELS, ["site"])
     rows = effects[effects["kind"] == "debiased_levels"]
     assert rows["effect"].isna().all() and overlap.empty
-    assert rows["method"].str.contains("determine smoking former").all()
+    assert rows["method"].str.contains("determine smoking=former").all()
 
 
 def test_too_few_at_a_level_are_missing_with_the_reason(levels):

@@ -178,6 +178,106 @@ def write_qc(folder: Path, pairs: list[Pair]) -> list[tuple[str, Path]]:
     return paths
 
 
+def make_verdicts() -> pd.DataFrame:
+    """A verdict of each kind."""
+    return pd.DataFrame(
+        [
+            ("mean_hu", "lungs", "undecided", "Both lungs: the interval leaves room for 0."),
+            (
+                *("mean_hu", "upper", "supported"),
+                "Mean HU, upper third: supported. In the real scans, current smoker differs "
+                "from never smoker by -25.4 HU [-34.5, -16.3] (debiased); the model says "
+                "-30.1 HU, its largest placebo 12.2 HU.",
+            ),
+            ("mean_hu", "middle", "undecided", "Middle third: the interval leaves room for 0."),
+            ("mean_hu", "lower", "not supported", "Lower third: within the placebos' range."),
+            ("sd_hu", "upper", "not supported", "Spread of HU: within the placebos' range."),
+        ],
+        columns=VERDICT_COLUMNS,
+    )
+
+
+def scan_rows(pairs: list[Pair]) -> list[dict[str, Any]]:
+    """A row for each scan; the second one is flagged."""
+    return [
+        {
+            "subject": pair.subject,
+            "flags": "lungs cut off by the top of the scan" if number == 1 else "",
+            "slice_mm": 2.5,
+            "lung_volume_ml": 4800.0 + 10 * number,
+            "mean_lung_hu": -850.0 - number,
+        }
+        for number, pair in enumerate(pairs)
+    ]
+
+
+def make_truth() -> pd.DataFrame:
+    """The truth of mean HU, and estimates that shrink it."""
+    return pd.DataFrame(
+        {
+            "measure": "mean_hu",
+            "region": list(PLANTED_HU),
+            "truth": list(PLANTED_HU.values()),
+            "unit": "HU",
+            "model_implied": [0.9 * value for value in PLANTED_HU.values()],
+            "ratio": [0.9 if value else np.nan for value in PLANTED_HU.values()],
+            "debiased": [0.8 * value for value in PLANTED_HU.values()],
+            "ci_low": [0.8 * value - 9 for value in PLANTED_HU.values()],
+            "ci_high": [0.8 * value + 9 for value in PLANTED_HU.values()],
+            "debiased_covers": True,
+        }
+    )
+
+
+def methods_facts(shape: tuple[int, int, int]) -> dict[str, dict[str, Any]]:
+    """Facts of every stage."""
+    return {
+        "phantom": {"subjects": 98, "spacing_mm": 8.0, "null": False},
+        "preprocess": {
+            "spacing_mm": (8.0, 8.0, 8.0),
+            "shape": shape,
+            "mask": "built-in",
+            "subjects": 96,
+        },
+        "describe": {
+            "encoder": "all-MiniLM-L6-v2",
+            "attributes": ["age", "sex", "smoking"],
+            "placebos": 2,
+        },
+        "train": {
+            "model": "flow",
+            "fusion": "affine",
+            "steps": 800,
+            "folds": 2,
+            "batch_size": 8,
+            "parameters": 1_820_000,
+            "wavelet_levels": 1,
+            "low_pass_weight": 4.0,
+            "time_shift": "log-uniform in 1 to 40",
+            "ema_decay": 0.995,
+            "text_dropout": 0.1,
+        },
+        "counterfactual": {
+            "mode": "from the mask",
+            "steps": 20,
+            "seeds": 1,
+            "guidance_scale": 1.0,
+            "pairs": 96,
+        },
+        "analyze": {
+            "covariates": ["age", "sex", "bmi"],
+            "estimand": "overlap",
+            "standard_errors": "HC3",
+            "adjustment": "Benjamini-Hochberg",
+            "confidence": 0.95,
+            "map_flips": 10_000,
+            "map_tfce_flips": 1000,
+            "map_permutations": 1000,
+            "map_smoothing_mm": 12.0,
+        },
+    }
+
+
 def build_contents(
     folder: Path, *, subjects: int = 5, shape: tuple[int, int, int] = (20, 14, 20), **changes: Any
 ) -> ReportContents:
@@ -194,21 +294,7 @@ def build_contents(
             "The lower third shows no effect that can be told from what this model makes of "
             "attributes without meaning.",
         ],
-        "verdicts": pd.DataFrame(
-            [
-                ("mean_hu", "lungs", "undecided", "Both lungs: the interval leaves room for 0."),
-                (
-                    *("mean_hu", "upper", "supported"),
-                    "Mean HU, upper third: supported. In the real scans, current smoker differs "
-                    "from never smoker by -25.4 HU [-34.5, -16.3] (debiased); the model says "
-                    "-30.1 HU, its largest placebo 12.2 HU.",
-                ),
-                ("mean_hu", "middle", "undecided", "Middle third: the interval leaves room for 0."),
-                ("mean_hu", "lower", "not supported", "Lower third: within the placebos' range."),
-                ("sd_hu", "upper", "not supported", "Spread of HU: within the placebos' range."),
-            ],
-            columns=VERDICT_COLUMNS,
-        ),
+        "verdicts": make_verdicts(),
         "effects": pd.DataFrame(list(effect_rows(rng, 96)), columns=EFFECT_COLUMNS),
         "measures": pd.DataFrame(list(measure_rows(rng, 40)), columns=MEASURE_COLUMNS),
         "statistics": make_statistics(),
@@ -232,84 +318,18 @@ def build_contents(
         "exclusions": pd.DataFrame({"subject": ["ph-0098"], "reason": ["no row in the table"]}),
         "failures": [{"subject": "ph-0097", "reason": "truncated file: 1.2 of 3.4 MB"}],
         "qc": write_qc(folder / "qc", pairs),
-        "scans": [
-            {
-                "subject": pair.subject,
-                "flags": "lungs cut off by the top of the scan" if number == 1 else "",
-                "slice_mm": 2.5,
-                "lung_volume_ml": 4800.0 + 10 * number,
-                "mean_lung_hu": -850.0 - number,
-            }
-            for number, pair in enumerate(pairs)
-        ],
+        "scans": scan_rows(pairs),
         "training": {0: training_table(rng), 1: training_table(rng)},
         "fit": fit_rows(rng),
         "pairs": pairs,
         "summaries": [summarise(pair) for pair in pairs],
         "maps": make_maps(subjects, shape),
-        "truth": pd.DataFrame(
-            {
-                "measure": "mean_hu",
-                "region": list(PLANTED_HU),
-                "truth": list(PLANTED_HU.values()),
-                "unit": "HU",
-                "model_implied": [0.9 * value for value in PLANTED_HU.values()],
-                "ratio": [0.9 if value else np.nan for value in PLANTED_HU.values()],
-                "debiased": [0.8 * value for value in PLANTED_HU.values()],
-                "ci_low": [0.8 * value - 9 for value in PLANTED_HU.values()],
-                "ci_high": [0.8 * value + 9 for value in PLANTED_HU.values()],
-                "debiased_covers": True,
-            }
-        ),
+        "truth": make_truth(),
         "placebo_words": {
             key: dict(zip(("never smoker", "current smoker"), words, strict=True))
             for key, words in PLACEBOS.items()
         },
-        "methods": {
-            "phantom": {"subjects": 98, "spacing_mm": 8.0, "null": False},
-            "preprocess": {
-                "spacing_mm": (8.0, 8.0, 8.0),
-                "shape": shape,
-                "mask": "built-in",
-                "subjects": 96,
-            },
-            "describe": {
-                "encoder": "all-MiniLM-L6-v2",
-                "attributes": ["age", "sex", "smoking"],
-                "placebos": 2,
-            },
-            "train": {
-                "model": "flow",
-                "fusion": "affine",
-                "steps": 800,
-                "folds": 2,
-                "batch_size": 8,
-                "parameters": 1_820_000,
-                "wavelet_levels": 1,
-                "low_pass_weight": 4.0,
-                "time_shift": "log-uniform in 1 to 40",
-                "ema_decay": 0.995,
-                "text_dropout": 0.1,
-            },
-            "counterfactual": {
-                "mode": "from the mask",
-                "steps": 20,
-                "seeds": 1,
-                "guidance_scale": 1.0,
-                "pairs": 96,
-            },
-            "analyze": {
-                "covariates": ["age", "sex", "bmi"],
-                "estimand": "overlap",
-                "standard_errors": "HC3",
-                "adjustment": "Benjamini-Hochberg",
-                "confidence": 0.95,
-                "map_flips": 10_000,
-                "map_tfce_flips": 1000,
-                "map_permutations": 1000,
-                "map_smoothing_mm": 12.0,
-            },
-        },
+        "methods": methods_facts(shape),
         "provenance": {
             "command": "dgmvlc analyze",
             "versions": {"dgmvlc": "0.1.0", "numpy": "2.4.6", "torch": "2.13.0"},

@@ -11,8 +11,9 @@ from dgmvlc_cli.analysis.debias import CLIP, FOLDS
 from dgmvlc_cli.report.assemble import _estimand
 from dgmvlc_cli.report.contents import ReportContents
 from dgmvlc_cli.report.html import render
-from dgmvlc_cli.report.methods import REFERENCES, cited, describe_methods, methods_markdown
+from dgmvlc_cli.report.methods import describe_methods, methods_markdown
 from dgmvlc_cli.report.numbers import numbers_of
+from dgmvlc_cli.report.references import REFERENCES, cited
 
 Build = Callable[..., ReportContents]
 
