@@ -247,23 +247,23 @@ def at_one_volume(
     scans are to say of the same effect must hold it fixed too.  Volume itself cannot be, so it goes
     without.  scans: subject x outcome.  volume: of the lungs, mL; None adds nothing.
     """
-    names = tuple(covariates)
-    if volume is None:
-        yield scans, design, names
-        return
     is_volume = scans.columns.get_level_values(0) == VOLUME
-    enlarged = with_log_volume(design, volume)
-    for chosen, table, adjusted in (
-        (is_volume, design, names),
-        (~is_volume, enlarged, (*names, LOG_VOLUME)),
-    ):
+    for chosen, held in ((is_volume, None), (~is_volume, volume)):
         if chosen.any():
-            yield scans.loc[:, chosen], table, adjusted
+            yield scans.loc[:, chosen], *with_log_volume(design, held, covariates)
 
 
-def with_log_volume(design: pd.DataFrame, volume: pd.Series) -> pd.DataFrame:
-    """The design with `LOG_VOLUME` as a covariate; volume: of the lungs, mL, index subject."""
-    return design.assign(**{LOG_VOLUME: np.log(volume.where(volume > 0).reindex(design.index))})
+def with_log_volume(
+    design: pd.DataFrame, volume: pd.Series | None, covariates: Iterable[str]
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Design and covariates with `LOG_VOLUME` among them, or as they are without a volume.
+
+    volume: of the lungs, mL, index subject.
+    """
+    if volume is None:
+        return design, tuple(covariates)
+    known = np.log(volume.where(volume > 0).reindex(design.index))
+    return design.assign(**{LOG_VOLUME: known}), (*covariates, LOG_VOLUME)
 
 
 def encode(design: pd.DataFrame, covariates: Iterable[str]) -> pd.DataFrame:

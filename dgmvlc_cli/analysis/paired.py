@@ -20,7 +20,6 @@ import pandas as pd
 from scipy import optimize, stats
 
 from dgmvlc_cli.analysis.contrasts import (
-    LOG_VOLUME,
     LUNG_VOLUME,
     Contrast,
     Outcome,
@@ -294,8 +293,8 @@ def _volume_adjusted(
     volume = readings.scans().get(LUNG_VOLUME)
     if volume is None or contrast.attribute not in design:
         return []
-    enlarged = with_log_volume(design, volume)
-    rows = observed(readings, enlarged, contrast, [*covariates, LOG_VOLUME])
+    enlarged, adjusted = with_log_volume(design, volume, covariates)
+    rows = observed(readings, enlarged, contrast, adjusted)
     chosen = rows["measure"].isin(VOLUME_ADJUSTED) & ~rows["region"].isin(CONTROL_REGIONS)
     return [
         _row(

@@ -19,6 +19,7 @@ from dgmvlc_cli.analysis.contrasts import (
     arm_name,
     at_one_volume,
     unique_subjects,
+    with_log_volume,
 )
 from dgmvlc_cli.analysis.debias import Split
 from dgmvlc_cli.analysis.effects import (
@@ -66,7 +67,8 @@ def tables_of_several(
     overlap of its groups, several levels have theirs and levels.tsv, a numeric attribute dose.tsv.
     """
     if len(series) < 2:
-        table = overlap_of_two(design, series[0], covariates, seed)
+        volume = Readings.of(measures).scans().get(LUNG_VOLUME)
+        table = overlap_of_two(design, series[0], covariates, seed, volume)
         return {} if table.empty else {"overlap.tsv": table}
     attribute = series[0].attribute
     values = [series[0].reference, *(one.target for one in series)]
@@ -110,7 +112,8 @@ def level_effects(
         for pair, found in zip(pairs, results, strict=True)
     ]
     effects = adjust(pd.concat(parts, ignore_index=True))
-    everyone = several_levels.levels_of(design, attribute, names, covariates)
+    table, adjusted = with_log_volume(design, readings.scans().get(LUNG_VOLUME), covariates)
+    everyone = several_levels.levels_of(table, attribute, names, adjusted)
     if everyone.problem:
         return effects, pd.DataFrame(columns=list(several_levels.OVERLAP_COLUMNS))
     return effects, several_levels.diagnose_overlap(everyone, _splits(everyone, seed))

@@ -418,7 +418,9 @@ def _contents(
 ) -> ReportContents:
     """Everything that the report shows, gathered from the workspace."""
     from dgmvlc_cli.analysis.balance import balance
+    from dgmvlc_cli.analysis.contrasts import LUNG_VOLUME
     from dgmvlc_cli.analysis.levels import overlap_words
+    from dgmvlc_cli.analysis.readings import Readings
     from dgmvlc_cli.analysis.verdicts import summary_sentence
     from dgmvlc_cli.report import assemble
     from dgmvlc_cli.report.contents import ReportContents
@@ -428,6 +430,7 @@ def _contents(
     # The arms of a joint edit are nobody's own.
     levels = cohort.rows.get(contrast.attribute, pd.Series(dtype=object))
     fit = assemble.fit_table(found.measures, levels, contrast)
+    volume = Readings.of(found.measures).scans().get(LUNG_VOLUME)
     return ReportContents(
         title=f"{contrast.text} in {ws.root.resolve().name}",
         contrast=contrast.text,
@@ -446,7 +449,7 @@ def _contents(
         verdicts=found.verdicts,
         effects=found.effects,
         measures=found.measures[found.measures["subject"].isin(found.subjects)],
-        balance=balance(cohort.rows, contrast, found.covariates, settings.seed),
+        balance=balance(cohort.rows, contrast, found.covariates, settings.seed, volume),
         cohort=assemble.cohort_rows(workspace.read_json(ws.attributes_path)),
         counts=assemble.counts(subjects, cohort, int(pairs["subject"].nunique())),
         exclusions=workspace.read_table(ws.text / "exclusions.tsv", dtype=str),

@@ -158,5 +158,5 @@ def test_all_outcomes_but_volume_are_compared_at_one_volume():
     known = density[1]["log lung volume"]
     assert np.exp(known[["s00", "s01"]]).tolist() == pytest.approx([5000, 4000])
     assert np.isnan(known["s02"])
-    (unchanged,) = at_one_volume(scans, None, design, ["age"])
-    assert unchanged[1] is design and unchanged[2] == ("age",)
+    for _, unchanged, adjusted in at_one_volume(scans, None, design, ["age"]):
+        assert unchanged is design and adjusted == ("age",)
