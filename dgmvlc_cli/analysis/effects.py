@@ -62,7 +62,7 @@ FOLD_COLUMNS = ("measure", "region", "contrast", "fold", "n", "effect", "unit")
 CONFIDENCE = 0.95
 ESTIMANDS = {"overlap": "overlap-weighted effect", "average": "average effect"}
 NO_GROUP = "a joint edit has no group of real scans to compare"
-HELD_FIXED = "both arms are identical: held fixed by the shared mask"
+SAME_ARMS = "both arms are identical: the shared mask holds it fixed, or the model is deaf to it"
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _mixed(differences: np.ndarray, fold: np.ndarray, sd_seed: float) -> Estimat
     if d.size < 2:
         return Estimate.missing(d.size, "fewer than 2 subjects have this measure in both arms")
     if not d.any():
-        return Estimate(d.size, 0.0, 0.0, 0.0, 1.0, HELD_FIXED)
+        return Estimate(d.size, 0.0, 0.0, 0.0, 1.0, SAME_ARMS)
     fit = fit_mixed(d, fold[known])
     low, high = fit.interval(CONFIDENCE)
     seeds = f", {sd_seed:.3g} between seeds" if np.isfinite(sd_seed) else ""
@@ -196,7 +196,7 @@ def _paired(differences: np.ndarray, p: float, folds: np.ndarray, contrast: Cont
         arms = " and ".join(contrast.arms)
         return Estimate.missing(d.size, f"fewer than 2 subjects have this measure in {arms}")
     if not d.any():
-        return Estimate(d.size, 0.0, 0.0, 0.0, 1.0, HELD_FIXED)
+        return Estimate(d.size, 0.0, 0.0, 0.0, 1.0, SAME_ARMS)
     mean, sd = d.mean(), d.std(ddof=1)
     half = stats.t.ppf((1 + CONFIDENCE) / 2, d.size - 1) * sd / np.sqrt(d.size)
     by_fold = ", ".join(f"{effect:.3g}" for effect in folds[np.isfinite(folds)])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from dgmvlc_cli.analysis.contrasts import VOLUME
 from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
 from dgmvlc_cli.analysis.outcomes import (
     KEYS,
@@ -37,7 +38,7 @@ class _Evidence:
     p_placebo: float
 
     @property
-    def held_fixed(self) -> bool:
+    def same_arms(self) -> bool:
         return self.model["effect"] == self.model["ci_low"] == self.model["ci_high"] == 0
 
     @property
@@ -70,8 +71,8 @@ def verdicts(effects: pd.DataFrame) -> pd.DataFrame:
       than placebos explain (placebo-calibrated p >= 0.05).
     - undecided: everything else, with the reason: real scans and model disagree, the scans' whole
       difference has the opposite sign, an interval that excludes 0 before the adjustment only, no
-      placebos or none that the generator answers, a measure that the shared mask holds fixed, or
-      nothing that could be estimated.
+      placebos or none that the generator answers, a measure that the shared mask holds fixed or the
+      model is deaf to, or nothing that could be estimated.
 
     "Not supported" is no proof of absence: the interval in the sentence says what is excluded.
     """
@@ -102,9 +103,11 @@ def _judge(evidence: _Evidence) -> tuple[str, str]:
     for row in (real, model):
         if not np.isfinite([row["effect"], row["ci_low"], row["ci_high"]]).all():
             return UNDECIDED, f"It could not be estimated: {row['method']}."
-    if evidence.held_fixed:
-        said = f"Both arms share the mask, so the model holds it fixed. {_scans_show(real)}."
-        return UNDECIDED, said
+    if evidence.same_arms:
+        said = "Both arms are the same, since the model does not answer the sentence"
+        if real["measure"] == VOLUME:
+            said = "Both arms share the mask, so the model holds it fixed"
+        return UNDECIDED, f"{said}. {_scans_show(real)}."
     if evidence.placebos == 0:
         return UNDECIDED, f"{_scans_show(real)}; {_model_says(evidence)}: nothing to judge it by."
     if np.isnan(evidence.p_placebo):
@@ -195,9 +198,9 @@ def _placebo_sentence(effects: pd.DataFrame) -> str:
     debiased, paired = (placebo_coverage(effects, k) for k in ("placebo_debiased", "placebo"))
     if not debiased.total:
         return ""
-    return (
-        f"Of the placebos' debiased intervals {debiased.percent:.0f} % cover 0 (95 % should); of "
-        f"their paired intervals within the models {paired.percent:.0f} % do "
-        f"({counted(debiased.placebos, 'placebo')}, {debiased.total} and {paired.total} intervals, "
-        "not independent)."
-    )
+    of = f"{counted(debiased.placebos, 'placebo')}, {debiased.total}"
+    said = f"Of the placebos' debiased intervals {debiased.percent:.0f} % cover 0 (95 % should)"
+    if paired.total:  # else the generator answers no placebo
+        said += f"; of their paired intervals within the models {paired.percent:.0f} % do"
+        of += f" and {paired.total}"
+    return f"{said} ({of} intervals, not independent)."

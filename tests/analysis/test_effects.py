@@ -11,7 +11,7 @@ from simulated_cohort import EFFECT, LEVELS, WORDS, design_of, measures_of, simu
 
 from dgmvlc_cli.analysis.effects import (
     EFFECT_COLUMNS,
-    HELD_FIXED,
+    SAME_ARMS,
     Contrast,
     debiased,
     estimate_effects,
@@ -223,7 +223,7 @@ def test_a_measure_the_mask_holds_fixed_is_not_taken_for_a_prediction(study):
     fixed["value"] = fixed.groupby(["subject", "measure", "region"])["value"].transform("first")
     model = model_implied(fixed, SMOKING).iloc[0]
     assert (model["effect"], model["ci_high"], model["p"]) == (0, 0, 1)
-    assert model["method"] == HELD_FIXED
+    assert model["method"] == SAME_ARMS
     assert "generator weight 0.00" in debiased(fixed, design, SMOKING, COVARIATES).iloc[0]["method"]
 
 

@@ -47,7 +47,8 @@ def test_neither_real_scans_nor_model_is_no_support():
         (evidence((-22.1, 9.0), -3.0), "but the model says -3 HU"),
         (evidence((-3.0, 9.0), -40.0), "do not settle it"),
         (evidence((-22.1, 9.0), -19.4, placebos=()), "nothing to judge it by"),
-        (evidence((-22.1, 9.0), 0.0), "the model holds it fixed"),
+        (evidence((-22.1, 9.0), 0.0), "the model does not answer the sentence"),
+        (evidence((-22.1, 9.0), 0.0).assign(measure="volume_ml"), "the model holds it fixed"),
         (evidence((np.nan, np.nan), -19.4, method="3 subjects"), "not be estimated: 3 subjects"),
         (evidence((-22.1, np.inf), -19.4, method="3 subjects"), "not be estimated: 3 subjects"),
         (evidence((-3.0, 9.0), -20.0, placebos=(0.0, 0.0)), "answers no placebo"),
@@ -57,6 +58,7 @@ def test_neither_real_scans_nor_model_is_no_support():
         "within placebos",
         "model alone",
         "no placebo",
+        "deaf",
         "held fixed",
         "missing",
         "endless",
@@ -86,6 +88,14 @@ def test_a_summary_says_why_nothing_could_be_judged():
     ):
         said = summary_sentence(verdicts(effects), effects)
         assert f"none of 1 comparisons could be judged: {why}." in said
+
+
+def test_a_summary_leaves_out_paired_intervals_of_placebos_that_nothing_answers():
+    effects = evidence((-3.0, 9.0), -2.0, placebos=(0.0, 0.0))
+    effects.loc[effects["kind"] == "placebo", ["ci_low", "ci_high"]] = 0.0
+    said = summary_sentence(verdicts(effects), effects)
+    assert said.endswith("100 % cover 0 (95 % should) (2 placebos, 2 intervals, not independent).")
+    assert "nan" not in said
 
 
 def test_an_interval_that_adjustment_takes_back_is_undecided():
