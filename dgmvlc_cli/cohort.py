@@ -56,7 +56,7 @@ def load_cohort(ws: Workspace, settings: Settings) -> Cohort:
     """What `describe` wrote, cut down to the subjects that `preprocess` made ready.
 
     In order of subject, whatever the order of the table.  Raises DgmvlcError where the table or
-    its schema changed since `describe`.
+    its schema changed since `describe`, or a prepared scan is gone.
     """
     ws.require(ws.prompts_path, "sentences", "dgmvlc describe")
     made_from = (workspace.read_json(ws.text / "describe.json") or {}).get("inputs", {})
@@ -77,6 +77,7 @@ def load_cohort(ws: Workspace, settings: Settings) -> Cohort:
             "No subject has both a usable scan and a sentence.",
             "Compare the ids in subjects.tsv and text/prompts.tsv; run `dgmvlc describe` again.",
         )
+    _require_scans(ws, list(prompts["subject"]))
     return Cohort(
         schema=schema,
         rows=rows_of_prompts(prompts, schema),
@@ -84,6 +85,22 @@ def load_cohort(ws: Workspace, settings: Settings) -> Cohort:
         studied=record["studied"],
         words={name: placebo["words"] for name, placebo in record["placebos"].items()},
     )
+
+
+def _require_scans(ws: Workspace, subjects: list[str]) -> None:
+    """Raise DgmvlcError where a file of a prepared scan is gone."""
+    gone = [
+        path
+        for one in subjects
+        for path in (ws.ct_path(one), ws.mask_path(one), ws.sidecar_path(one))
+        if not path.exists()
+    ]
+    if gone:
+        more = f", and {counted(len(gone) - 1, 'other file')}" if len(gone) > 1 else ""
+        raise DgmvlcError(
+            f"{gone[0]}{more} of the prepared scans {'are' if more else 'is'} gone.",
+            "Run `dgmvlc preprocess` again: it makes what is missing.",
+        )
 
 
 def _in_order(schema: Schema, columns: list[str]) -> Schema:

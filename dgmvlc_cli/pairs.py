@@ -196,6 +196,25 @@ def sampler_of(pairs: pd.DataFrame) -> str | None:
     return str(names[0]) if names else None
 
 
+def unlike(pairs: pd.DataFrame, sampling: Sampling) -> str:
+    """How other pairs were sampled, where that differs: `seeds 1, not 2`; else nothing."""
+    made = {
+        "seeds": pairs["seed"].nunique(),
+        "steps": int(pairs["steps"].iloc[0]),
+        "guidance": float(pairs["guidance_scale"].iloc[0]),
+        "sampler": sampler_of(pairs),
+        "seed": int(str(pairs["noise_key"].iloc[0]).partition("/")[0]),
+    }
+    asked = {
+        "seeds": sampling.seeds,
+        "steps": sampling.steps,
+        "guidance": sampling.guidance_scale,
+        "sampler": sampling.sampler,
+        "seed": sampling.seed,
+    }
+    return ", ".join(f"{k} {made[k]}, not {asked[k]}" for k in made if made[k] != asked[k])
+
+
 def subjects_of(contrast: Contrast, cohort: Cohort, series: Collection[Contrast] = ()) -> list[str]:
     """Subjects that get the pairs of a contrast: those that inform it (see `informing`).
 
@@ -217,10 +236,14 @@ def noise(seed: int, subject: str, draw: int, shape: tuple[int, ...]) -> np.ndar
     return stream.standard_normal(shape, dtype=np.float32)
 
 
+def stale_pairs(task: SubjectTask) -> list[PairPlan]:
+    """Those to be generated."""
+    return [plan for plan in task.pairs if task.force or not _sidecar(plan, task).is_current()]
+
+
 def generate_task(task: SubjectTask) -> list[dict[str, Any]]:
     """Generate what is not current; returns one row of pairs.tsv per pair and seed."""
-    stale = [plan for plan in task.pairs if task.force or not _sidecar(plan, task).is_current()]
-    if stale:
+    if stale := stale_pairs(task):
         generator = Generator.from_pretrained(task.model_folder, task.sampling.sampler)
         masks = {plan.subject: _placed(task.workspace, plan.subject, generator) for plan in stale}
         clock = Stopwatch()

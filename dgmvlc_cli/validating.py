@@ -20,7 +20,7 @@ MAXIMUM_SUBJECTS = 32
 BATCH = 8
 THIRDS = ("upper", "middle", "lower")
 MEASURES = ("mean_hu", "sd_hu")
-DEAF = 0.3
+DEAF, EAGER = 0.3, 2.0  # of the observed association: below and above, something is said
 FACTUAL = "factual"
 
 
@@ -76,8 +76,10 @@ class Validation:
                 "steps, or another `fusion` may help; its effects mean little."
             )
         else:
+            much = " (much more than observed: too large, or observed in too few)"
             said.append(
                 f"obedience: {100 * self.obedience:.0f} % of the observed association reproduced"
+                + (much if self.obedience > EAGER else "")
             )
         return said
 

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from commands import dgmvlc
 
@@ -36,6 +37,7 @@ def ages(root) -> Path:
     asked = ("--attribute", "age", "--values", "50,60,70", "-w", str(root))
     done = dgmvlc("counterfactual", *asked, *ONE)
     assert "dgmvlc analyze --attribute age --values 50,60,70" in done.stdout
+    assert "steps 8, not 400" in done.stdout  # the control was trained by `train --steps 8`
     dgmvlc("analyze", *asked, *ONE)
     return root / "analysis" / "flow" / "age_50_60_70"
 
@@ -146,6 +148,30 @@ def test_an_edit_that_contradicts_a_row_is_left_out_of_it(root):
     assert "never smoker" not in set(smoking[pairs["subject"]])
 
 
+def test_a_dry_run_knows_what_is_current(root):
+    def would(*arguments: str) -> str:
+        return dgmvlc(*arguments, "--dry-run", "-w", str(root)).stdout
+
+    assert "0 scans" in would("preprocess") and "24 current, kept" in would("preprocess")
+    assert "fold 0: current, kept" in would("train", "--steps", "8")
+    assert "fold 0: train on 12 subjects (changed: steps)" in would("train")
+    assert "fold 1: train on 12 subjects\n" in would("train", "--steps", "8", "--force")
+    assert "0 pairs in 2 contrasts" in would("counterfactual")
+    assert "24 pairs in 1 contrast" in would("counterfactual", "--attribute", "sex", "--force")
+    assert "would do:\n24 pairs" in would("analyze")  # its report was never drawn
+
+
+def test_a_scan_that_is_gone_leads_to_preprocess(root):
+    image = sorted((root / "images").glob("*/*_ct.nii.gz"))[0]
+    hidden = image.rename(image.with_suffix(".hidden"))
+    try:
+        for stage in ("train", "counterfactual", "analyze"):
+            said = dgmvlc(stage, "-w", str(root), expect=1).stderr
+            assert image.name in said and "dgmvlc preprocess" in said
+    finally:
+        hidden.rename(image)
+
+
 def test_chosen_subjects_and_their_differences(root):
     subjects = list(pairs_of(root, "planted_ivory_amber")["subject"].iloc[[0, 5]])
     asked = ("--subjects", ",".join(subjects), "--differences", "-w", str(root), *ONE)
@@ -162,6 +188,20 @@ def test_chosen_subjects_and_their_differences(root):
         assert (read_volume(path).hu == target - reference).all()
     said = dgmvlc("counterfactual", "--subjects", "ph-9999", "-w", str(root), expect=2).stderr
     assert "ph-9999" in said and "subjects.tsv" in said
+
+
+def test_chosen_subjects_leave_the_pairs_of_all_alone(root):
+    whole = pairs_of(root, "planted_ivory_amber")
+    subject = whole["subject"].iloc[3]
+    asked = ("--subjects", subject, "-w", str(root), *ONE)
+    done = dgmvlc("counterfactual", "--differences", *asked)
+    assert "pairs of all subjects are kept" in done.stdout
+    path = (root / whole["target_path"].iloc[3]).parent
+    assert list(path.glob("*_difference.nii.gz"))
+    said = dgmvlc("counterfactual", "--seeds", "2", *asked, expect=2).stderr
+    assert "seeds 1, not 2" in said and "--force" in said
+    pd.testing.assert_frame_equal(pairs_of(root, "planted_ivory_amber"), whole)
+    dgmvlc("analyze", "--dry-run", "-w", str(root))  # which asks for current pairs
 
 
 @pytest.mark.parametrize(
@@ -183,6 +223,7 @@ def test_a_question_that_cannot_be_asked_says_how_to_ask_it(root, options, hint)
 def test_the_pairs_are_evaluated_by_what_real_scans_show(root):
     done = dgmvlc("evaluate", "-w", str(root), *ONE)
     assert "minimality, body" in done.stdout
+    assert "reversibility, sentence: 1 [1, 1] share; comes back" in done.stdout
     folder = root / "analysis" / "flow" / "planted_ivory_amber"
     table = workspace.read_table(folder / "evaluation.tsv").set_index(["property", "what"])
     assert table.loc[("reversibility", "sentence"), "value"] == 1
@@ -193,6 +234,7 @@ def test_the_pairs_are_evaluated_by_what_real_scans_show(root):
     before = (folder / "evaluation.tsv").stat().st_mtime_ns
     dgmvlc("evaluate", "-w", str(root), *ONE)
     assert (folder / "evaluation.tsv").stat().st_mtime_ns == before
+    assert "current, kept: 24 pairs" in dgmvlc("evaluate", "--dry-run", "-w", str(root)).stdout
 
 
 def test_from_the_scan_no_edit_returns_it_and_the_outcome_does_not_leak(root, monkeypatch):

@@ -84,6 +84,12 @@ def test_a_model_that_ignores_its_text_is_called_so(cohort):
     assert "ignores its sentence" in found.words()[-1]
 
 
+def test_a_model_that_does_far_too_much_is_called_so(cohort):
+    found, _ = validate(Knows(3.0), *cohort, CONTRAST, ["age"], steps=2, seed=0)
+    assert found.obedience > 2
+    assert "much more than observed" in found.words()[-1]
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_where_nothing_is_seen_there_is_nothing_to_obey(share):
     found, _ = validate(Knows(share), *cohort_of(0.0), CONTRAST, ["age"], steps=2, seed=0)

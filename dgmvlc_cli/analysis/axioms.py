@@ -11,6 +11,7 @@ predictors that were trained on real scans only and have not seen the subject:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,11 @@ PENALTIES = np.logspace(0, 5, 26)
 READ = ("mean_hu", "sd_hu", "perc15_hu", "volume_ml")
 # Below this share of explained variance on real scans a predictor can tell nothing.
 LEAST_R2 = 0.05
+# Limits of the words only; the table holds the numbers.
+OBEYED = (0.5, 1.5)  # of what the same predictor sees between the real groups
+UNTOUCHED = 0.1  # SD between subjects
+STILL = 0.05  # of the lungs' movement
+SAME_HU = 5.0
 LEAST_READ = 20  # subjects, to learn a reading from
 
 
@@ -319,3 +325,50 @@ def returned(kind: str, what: str, values: pd.Series, method: str) -> pd.DataFra
     """One row of `COLUMNS` in HU from a value for each subject."""
     row = interval_row(kind, what, values.to_numpy(dtype=float), "HU", float("nan"), method)
     return pd.DataFrame([row], columns=list(COLUMNS))
+
+
+# In words ---------------------------------------------------------------------------------------
+
+
+def in_words(row: Mapping[Any, Any]) -> str:
+    """What a row of `COLUMNS` says, by the limits above; nothing where its number says it all."""
+    value, scale = float(row["value"]), float(row["scale"])
+    if not np.isfinite(value):
+        return str(row["method"])
+    unclear = row["ci_low"] <= 0 <= row["ci_high"]
+    match row["property"]:
+        case "effectiveness":
+            return _obeyed(value, scale, unclear)
+        case "specificity":
+            moved = value / scale if scale else np.inf
+            if unclear or abs(moved) < UNTOUCHED:
+                return "left alone"
+            return f"moves along by {moved:+.2f} of its SD between subjects"
+        case "minimality" if row["what"] == "lungs":
+            return "what the others are held against"
+        case "minimality":
+            share = value / scale if scale else 0.0
+            still = "still" if share < STILL else "moves too"
+            return f"{still}: {100 * share:.3g} % of the lungs' movement"
+        case "composition" | "reversibility" if row["unit"] == "HU":
+            return "comes back" if abs(value) < SAME_HU else f"misses by {SAME_HU:g} HU or more"
+        case "reversibility":
+            return "comes back" if value == 1 else f"{100 * (1 - value):.3g} % do not come back"
+        case "bias" if unclear:
+            return f"no bias shown (true change {scale:+.3g} HU)"
+        case "bias":
+            return f"off from the true change of {scale:+.3g} HU"
+    return ""
+
+
+def _obeyed(value: float, scale: float, unclear: bool) -> str:
+    if scale < LEAST_R2:
+        return "real scans hardly show it, so little is said"
+    if unclear:
+        return "the edit does not show"
+    low, high = OBEYED
+    share = value / scale
+    how = "less than" if share < low else "more than" if share > high else "about as"
+    if share < 0:
+        return "shows the wrong way round"
+    return f"shows {how} between the real groups ({scale:.2f})"

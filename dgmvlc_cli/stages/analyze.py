@@ -61,7 +61,8 @@ def analyze(
     adjusted = covariates(settings, cohort.schema, contrast)
     sidecar = _sidecar(ws, settings, folder, list(pairs), adjusted)
     if run.dry_run:
-        return dry_run("analyze", [f"{len(pairs[contrast])} pairs -> {folder}"])
+        kept = "current, kept: " if sidecar.is_current() and not run.force else ""
+        return dry_run("analyze", [f"{kept}{len(pairs[contrast])} pairs -> {folder}"])
     if sidecar.is_current() and not run.force:
         return _result(folder, (sidecar.previous() or {})["verdict"], kept=True, pdf=pdf)
     run.reporter.note(f"analysis: {sidecar.why_stale()}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,10 +22,11 @@ from dgmvlc_cli.workspace import Stopwatch, Workspace
 if TYPE_CHECKING:
     from dgmvlc_cli.analysis.contrasts import Contrast
     from dgmvlc_cli.cohort import Cohort
-    from dgmvlc_cli.pairs import PairPlan, SubjectTask
+    from dgmvlc_cli.pairs import PairPlan, Sampling, SubjectTask
     from dgmvlc_cli.text.encoders import Encoder
 
 SUBJECTS_PER_TASK = 8
+TOLD_OF_TRAINING = ("fusion", "steps", "rewordings", "learning_rate", "text_dropout", "batch_size")
 
 
 def counterfactual(
@@ -37,11 +39,12 @@ def counterfactual(
 ) -> StageResult:
     """Pairs that differ in one attribute, same mask and noise, for held-out subjects.
 
-    question: what differs; an empty one asks for the study's own contrast.  subjects: only these.
-    The placebo contrasts are generated too: they are what the contrast must beat.
+    question: what differs; an empty one asks for the study's own contrast.  subjects: only these;
+    a pairs.tsv of all stays as it is.  The placebo contrasts are generated too: they are what the
+    contrast must beat.
     """
     from dgmvlc_cli.cohort import asked_contrasts, load_cohort, placebo_contrasts
-    from dgmvlc_cli.pairs import folder_name, pairs_inputs, pairs_sidecar
+    from dgmvlc_cli.pairs import folder_name, pairs_inputs, pairs_sidecar, stale_pairs
 
     cohort = load_cohort(ws, settings)
     asked = asked_contrasts(settings, cohort, question)
@@ -50,12 +53,16 @@ def counterfactual(
     tasks = _subject_tasks(ws, settings, run, cohort, contrasts, subjects)
     if run.dry_run:
         total = sum(len(task.pairs) for task in tasks)
-        return dry_run(
-            "counterfactual", [f"{counted(total, 'pair')} in {counted(len(contrasts), 'contrast')}"]
-        )
+        new = sum(len(stale_pairs(task)) for task in tasks)
+        made = f"{counted(new, 'pair')} in {counted(len(contrasts), 'contrast')}"
+        return dry_run("counterfactual", [made, f"{total - new} current, kept"])
     clock = Stopwatch()
     inputs = pairs_inputs(ws, settings, cohort)
     sidecars = {one: pairs_sidecar(ws, settings, one, inputs, subjects) for one in contrasts}
+    whole = {one: pairs_sidecar(ws, settings, one, inputs) for one in contrasts}
+    kept = [one for one in contrasts if subjects and not run.force and whole[one].is_current()]
+    for one in kept:
+        _require_alike(workspace.read_table(sidecars.pop(one).outputs[0]), tasks[0].sampling, one)
     for sidecar in sidecars.values():
         sidecar.invalidate()
     rows = _generate_all(tasks, run)
@@ -70,6 +77,8 @@ def counterfactual(
         f"and {len(rows) - pairs} placebo pairs, in {clock.seconds:.0f} s",
         f"volumes: {', '.join(map(str, folders))}",
         *_cautions(settings, cohort, asked, placebos, subjects),
+        *_trained_otherwise(ws, settings),
+        *(["the pairs of all subjects are kept beside them"] if kept else []),
     ]
     from_scan = " --source scan" if settings.counterfactual.source == "scan" else ""
     facts = {
@@ -85,6 +94,17 @@ def counterfactual(
         if subjects is not None
         else f"dgmvlc analyze {_options(question, asked)}{from_scan}",
     )
+
+
+def _require_alike(whole: pd.DataFrame, sampling: Sampling, contrast: Contrast) -> None:
+    """Raise UsageError where pairs of a few subjects would differ from those of all."""
+    from dgmvlc_cli.pairs import unlike
+
+    if changed := unlike(whole, sampling):
+        raise UsageError(
+            f"The pairs of all subjects for {contrast.text} are here, made with {changed}.",
+            "Ask for these few in the same way; with --force they replace the pairs of all.",
+        )
 
 
 def _cautions(
@@ -111,6 +131,26 @@ def _cautions(
     if subjects is not None:
         lines.append("chosen subjects only: for pictures, too few for an effect")
     return lines
+
+
+def _trained_otherwise(ws: Workspace, settings: Settings) -> list[str]:
+    """What the settings say of the training and the models are not made with."""
+    from dgmvlc_cli.stages.train import training_plan
+
+    path = ws.fold(settings.train.model, 0) / "train.json"
+    made = (workspace.read_json(path) or {}).get("inputs", {})
+    asked = workspace.plain(asdict(training_plan(settings, 0, "", "")))
+    said = [
+        f"{key.replace('_', ' ')} {made[key]}, not {asked[key]}"
+        for key in TOLD_OF_TRAINING
+        if key in made and made[key] != asked[key]
+    ]
+    if not said:
+        return []
+    return [
+        f"the models are as they were trained ({'; '.join(said)}): for the settings of now, run "
+        "`dgmvlc train` first"
+    ]
 
 
 def _options(question: Question, asked: list[Contrast]) -> str:

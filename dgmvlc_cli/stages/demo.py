@@ -13,7 +13,7 @@ from dgmvlc_cli.stages.base import Run, StageResult
 from dgmvlc_cli.stages.initialise import init
 from dgmvlc_cli.workspace import Stopwatch, Workspace
 
-PRESET = "tiny"
+PRESETS_SHOWN = ("tiny", "micro")  # the first is the default
 QUESTION = stages.Question(attribute="smoking", reference="never smoker", target="current smoker")
 
 
@@ -42,7 +42,9 @@ def phantom(out: Path, settings: PhantomSettings, run: Run) -> StageResult:
     )
 
 
-def demo(out: Path, cohort: PhantomSettings, run: Run) -> StageResult:
+def demo(
+    out: Path, cohort: PhantomSettings, run: Run, preset: str = PRESETS_SHOWN[0]
+) -> StageResult:
     """The phantom, then init and the five stages, in one folder; resumable like them."""
     clock = Stopwatch()
     ws = Workspace(out)
@@ -53,7 +55,7 @@ def demo(out: Path, cohort: PhantomSettings, run: Run) -> StageResult:
             "Give the demo a folder of its own: `dgmvlc demo my-demo`.",
         )
     # The truth is measured on the grid that everything else is measured on.
-    cohort = replace(cohort, truth_spacing_mm=PRESETS[PRESET].spacing_mm)
+    cohort = replace(cohort, truth_spacing_mm=PRESETS[preset].spacing_mm)
     phantom(folder, cohort, run)
     init(
         ws,
@@ -62,7 +64,7 @@ def demo(out: Path, cohort: PhantomSettings, run: Run) -> StageResult:
         replace(run, force=True),
         seed=cohort.seed,
         truth=folder / "truth.tsv",
-        preset=PRESET,
+        preset=preset,
     )
     settings = load_settings(ws.settings_path)
     stages.preprocess(ws, settings, run)

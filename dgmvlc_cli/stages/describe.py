@@ -162,6 +162,7 @@ def _few(names: Any) -> str:
 
 def _result(ws: Workspace, said: Described, record: dict[str, Any]) -> StageResult:
     out = said.cleaned.exclusions
+    out = out[out["subject"].isin(said.rows.index)]  # the file has those without a scan too
     lines = [
         f"{len(said.prompts)} sentences, for example:",
         *(f"  {text}" for text in said.prompts["sentence"].head(EXAMPLES)),

@@ -31,7 +31,7 @@ def evaluate(
 
     Attributes are read off by predictors trained on real scans only, of other subjects.
     """
-    from dgmvlc_cli.analysis.axioms import minimality, readouts
+    from dgmvlc_cli.analysis.axioms import in_words, minimality, readouts
     from dgmvlc_cli.analysis.contrasts import informing
     from dgmvlc_cli.cohort import asked_contrasts, load_cohort
     from dgmvlc_cli.measuring import measures_table
@@ -43,11 +43,13 @@ def evaluate(
     pairs = read_pairs(ws, settings, cohort, [contrast], question)[contrast]
     pairs = pairs[pairs["subject"].isin(informing(cohort.rows, contrast))]
     path = ws.analysis(settings.train.model, folder_name(settings, contrast)) / "evaluation.tsv"
-    if run.dry_run:
-        return dry_run("evaluate", [f"{counted(len(pairs), 'pair')} -> {path}"])
     inputs = read_inputs(ws, settings, [contrast])
     sidecar = Sidecar(path=path.with_suffix(".json"), inputs=inputs, outputs=(path,))
-    if not sidecar.is_current() or run.force:
+    current = sidecar.is_current() and not run.force
+    if run.dry_run:
+        kept = "current, kept: " if current else ""
+        return dry_run("evaluate", [f"{kept}{counted(len(pairs), 'pair')} -> {path}"])
+    if not current:
         clock = Stopwatch()
         sidecar.invalidate()
         looks = look_at_arms(ws, settings, run, cohort, {contrast: pairs}, [contrast])
@@ -61,7 +63,9 @@ def evaluate(
             *_images_back(ws, settings, run, pairs),
             *_truth(ws, settings, measures, contrast),
         ]
-        workspace.write_table(path, pd.concat(parts, ignore_index=True))
+        table = pd.concat(parts, ignore_index=True)
+        table["in_words"] = [in_words(row) for row in table.to_dict("records")]
+        workspace.write_table(path, table)
         sidecar.write(seconds=clock.seconds)
     table = workspace.read_table(path)
     return StageResult(
@@ -191,10 +195,10 @@ def _truth(
 
 def _words(table: pd.DataFrame) -> list[str]:
     lines = []
-    for row in table.to_dict("records"):
-        if pd.isna(row["value"]):
-            lines.append(f"{row['property']}, {row['what']}: {row['method']}")
-            continue
-        span = f"{row['value']:.3g} [{row['ci_low']:.3g}, {row['ci_high']:.3g}] {row['unit']}"
-        lines.append(f"{row['property']}, {row['what']}: {span}; scale {row['scale']:.3g}")
+    for row in table.fillna({"in_words": ""}).to_dict("records"):
+        said = [words] if (words := row.get("in_words")) else []
+        if pd.notna(row["value"]):
+            span = f"{row['value']:.3g} [{row['ci_low']:.3g}, {row['ci_high']:.3g}] {row['unit']}"
+            said.insert(0, span)
+        lines.append(f"{row['property']}, {row['what']}: {'; '.join(said)}")
     return lines

@@ -49,7 +49,9 @@ def preprocess(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     tasks = [_scan_task(scan, found, identity, ws, settings, run) for scan in found.scans]
     _refuse_same_folder(tasks)
     if run.dry_run:
-        return dry_run("preprocess", [f"{counted(len(tasks), 'scan')} -> {ws.root / 'images'}"])
+        current = sum(_is_current(task) for task in tasks)
+        made = f"{counted(len(tasks) - current, 'scan')} -> {ws.root / 'images'}"
+        return dry_run("preprocess", [made, f"{current} current, kept"])
     ws.describe_dataset()
     _write_survey(ws, settings, found, identity, warnings={})
     rows, failed = [], {}
@@ -90,15 +92,28 @@ def find_scans(ws: Workspace, settings: Settings) -> tuple[Survey, Identity]:
     return choose(collected, settings.scans.choose, identity), identity
 
 
+def _is_current(task: ScanTask) -> bool:
+    """Whether a scan's outputs are there and of the inputs of now; False where a mask is amiss."""
+    try:
+        return _scan_sidecar(task, _masks_of(task)).is_current() and not task.force
+    except DgmvlcError:
+        return False
+
+
+def _masks_of(task: ScanTask) -> MaskFiles | None:
+    from dgmvlc_cli.imaging.masks import find_masks
+
+    return find_masks(task.scan.subject, task.masks, task.subject) if task.masks else None
+
+
 def prepare_scan(task: ScanTask) -> dict[str, Any]:
     """Prepare one scan unless it is current; returns its row of subjects.tsv."""
     from dgmvlc_cli.imaging.files import write_labels, write_volume
-    from dgmvlc_cli.imaging.masks import find_masks
     from dgmvlc_cli.imaging.prepare import prepare
     from dgmvlc_cli.imaging.qc import draw_qc
 
     ws, subject = task.workspace, task.subject
-    masks = find_masks(task.scan.subject, task.masks, subject) if task.masks else None
+    masks = _masks_of(task)
     sidecar = _scan_sidecar(task, masks)
     if sidecar.is_current() and not task.force:
         return _scan_row(sidecar.previous() or {})

@@ -43,7 +43,8 @@ def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     name, folds = settings.train.model, settings.train.folds
     assigned = assign_folds(cohort.rows, cohort.studied, folds, settings.seed)
     if run.dry_run:
-        lines = [f"fold {k}: train on {int((assigned != k).sum())} subjects" for k in range(folds)]
+        uses = [(assigned != fold).to_numpy() for fold in range(folds)]
+        lines = [_planned(ws, settings, run, k, cohort, use) for k, use in enumerate(uses)]
         return dry_run("train", lines)
     from dgmvlc_cli.generators.processes import mixed_precision, this_process
 
@@ -85,6 +86,30 @@ def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
         failed=failed,
         next_command=f"dgmvlc counterfactual --attribute {cohort.studied}",
     )
+
+
+def _planned(
+    ws: Workspace, settings: Settings, run: Run, fold: int, cohort: Cohort, use: np.ndarray
+) -> str:
+    """What training would do of a fold, as far as can be told without encoding its sentences."""
+    from dgmvlc_cli.cohort import training_inputs
+
+    subjects = _used(cohort, use)
+    path = ws.fold(settings.train.model, fold) / "train.json"
+    made = (workspace.read_json(path) or {}).get("inputs", {})
+    plan = asdict(training_plan(settings, fold, made.get("encoder", ""), ""))
+    del plan["encoder_sha256"]
+    now = workspace.plain({**plan, **training_inputs(ws, cohort, subjects), "version": __version__})
+    changed = workspace.changed_inputs({name: made.get(name) for name in now}, now)
+    weights = ws.weights(settings.train.model, fold)
+    if made and not changed and not run.force and all(one.exists() for one in weights):
+        return f"fold {fold}: current, kept"
+    why = f" (changed: {', '.join(changed)})" if made and changed else ""
+    return f"fold {fold}: train on {len(subjects)} subjects{why}"
+
+
+def _used(cohort: Cohort, use: np.ndarray) -> list[str]:
+    return [one for one, used in zip(cohort.subjects, use, strict=True) if used]
 
 
 def load_images(
@@ -268,11 +293,10 @@ def _model_sidecar(
     from dgmvlc_cli.cohort import training_inputs
     from dgmvlc_cli.text.rewording import said_in
 
-    subjects = [one for one, used in zip(cohort.subjects, use, strict=True) if used]
     name = settings.train.model
     inputs = {
         **asdict(plan),
-        **training_inputs(ws, cohort, subjects),
+        **training_inputs(ws, cohort, _used(cohort, use)),
         "practice": hashlib.sha256(practice.codes.tobytes()).hexdigest(),
         **({"phrases": said_in(cohort.schema)} if plan.rewordings else {}),
         "version": __version__,

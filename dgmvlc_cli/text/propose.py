@@ -72,7 +72,7 @@ def propose_schema(table: pd.DataFrame) -> tuple[Schema, dict[str, str]]:
             name, attribute, note = _propose(column, attributes, scan)
             attributes[name] = attribute
             notes[column.header] = note
-    ordered = _shortened(_link_followers(_known_first(attributes)), notes)
+    ordered = _shortened(_said_apart(_link_followers(_known_first(attributes))), notes)
     schema = Schema(
         id_column=id_column.header,
         scan_date=scan.header if scan else None,
@@ -279,6 +279,22 @@ def _known_first(attributes: dict[str, Attribute]) -> dict[str, Attribute]:
     """Sentence order: who, smoking, what is known of the disease, then the table's order."""
     known = {name: attributes[name] for name in SENTENCE_ORDER if name in attributes}
     return known | attributes
+
+
+def _said_apart(attributes: dict[str, Attribute]) -> dict[str, Attribute]:
+    """Number the labels of what would be said like another attribute."""
+    apart: dict[str, Attribute] = {}
+    taken: set[str] = set()
+    for name, attribute in attributes.items():
+        label, count = attribute.label, 1
+        while attribute.wording in taken:
+            count += 1
+            changes = {"label": f"{label} {count}", "template": None}
+            attribute = attribute.model_copy(update=changes)
+        apart[name] = attribute
+        if attribute.in_sentence:
+            taken.add(attribute.wording)
+    return apart
 
 
 def _link_followers(attributes: dict[str, Attribute]) -> dict[str, Attribute]:

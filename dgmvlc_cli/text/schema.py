@@ -169,6 +169,13 @@ class Attribute(_Frozen):
         """The unit as the sentence says it."""
         return f"{self.unit or 'years'} before the scan" if self.is_duration else self.unit
 
+    @property
+    def wording(self) -> str:
+        """Its clause without the value, by which a reader tells it from others."""
+        template = self.template or "{label}: {value} {unit}"
+        said = template.format(label=self.label or self.column, value="...", unit=self.said_unit)
+        return fold(said)
+
     def level(self, text: str) -> str | None:
         """The level that a raw text stands for, whatever its case; None if there is none."""
         folded = fold(text)
@@ -205,6 +212,20 @@ class Schema(_Frozen):
                 f"{dates[0]} is a date in the sentence, said as years before the scan: name the "
                 'column of the scan\'s date, e.g. scan_date = "CT Date", or set role = "ignore"'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _said_apart(self) -> Schema:
+        by_wording: dict[str, str] = {}
+        for name in (name for name, one in self.attributes.items() if one.in_sentence):
+            wording = self.attributes[name].wording
+            other = by_wording.setdefault(wording, name)
+            # A template of the value alone leaves all that is said to the levels.
+            if other != name and any(letter.isalnum() for letter in wording):
+                raise ValueError(
+                    f'{other} and {name} would be said alike ("{wording}"): '
+                    "give one of them another label, or ignore it"
+                )
         return self
 
     def _check_leader(self, name: str, follows: Follows) -> None:

@@ -4,7 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dgmvlc_cli.analysis.axioms import COLUMNS, against_truth, minimality, moved_hu, readouts, ridge
+from dgmvlc_cli.analysis.axioms import (
+    COLUMNS,
+    against_truth,
+    in_words,
+    minimality,
+    moved_hu,
+    readouts,
+    ridge,
+)
 from dgmvlc_cli.analysis.contrasts import Contrast, joint_edit
 from dgmvlc_cli.analysis.zones import regions
 from dgmvlc_cli.imaging.volume import Tissue
@@ -154,3 +162,39 @@ def test_each_pair_stands_beside_the_subjects_own_truth():
     expected = np.corrcoef([-15, 0, 0], [-20, 0, -8])[0, 1]
     assert table.loc[("pattern", "all regions"), "value"] == pytest.approx(expected)
     assert against_truth(measures, truth.assign(attribute="age"), SMOKING).empty
+
+
+@pytest.mark.parametrize(
+    ("kind", "what", "value", "half", "scale", "said"),
+    [
+        ("effectiveness", "smoking", 0.4, 0.1, 0.5, "shows about as between the real groups"),
+        ("effectiveness", "smoking", 0.1, 0.05, 0.5, "shows less than"),
+        ("effectiveness", "smoking", 0.1, 0.2, 0.5, "does not show"),
+        ("effectiveness", "smoking", -0.3, 0.1, 0.5, "wrong way round"),
+        ("effectiveness", "smoking", 0.3, 0.1, 0.01, "hardly show it"),
+        ("specificity", "age", 0.3, 0.5, 8.0, "left alone"),
+        ("specificity", "age", 4.0, 0.5, 8.0, "moves along by +0.50 of its SD"),
+        ("minimality", "body", 0.2, 0.1, 20.0, "still: 1 % of the lungs"),
+        ("minimality", "body", 4.0, 0.1, 20.0, "moves too: 20 % of the lungs"),
+        ("reversibility", "sentence", 1.0, 0.0, 1.0, "comes back"),
+        ("reversibility", "sentence", 0.75, 0.1, 1.0, "25 % do not come back"),
+        ("composition", "image", 1.2, 0.1, np.nan, "comes back"),
+        ("reversibility", "level", -9.0, 0.1, np.nan, "misses by 5 HU or more"),
+        ("bias", "upper", 1.0, 2.0, -26.0, "no bias shown (true change -26 HU)"),
+        ("bias", "upper", 5.0, 2.0, -26.0, "off from the true change of -26 HU"),
+        ("specificity", "site", np.nan, np.nan, 1.0, "why"),
+    ],
+)
+def test_every_property_is_said_in_words(kind, what, value, half, scale, said):
+    in_hu = kind in ("composition", "bias") or what == "level"
+    row = {
+        "property": kind,
+        "what": what,
+        "value": value,
+        "ci_low": value - half,
+        "ci_high": value + half,
+        "unit": "HU" if in_hu else "share",
+        "scale": scale,
+        "method": "why",
+    }
+    assert said in in_words(row)

@@ -206,3 +206,19 @@ def test_days_written_under_a_date_are_durations_and_labels_are_outcomes():
     said = sentence(cleaned.rows.loc["s3"].to_dict(), schema)
     assert "Quit smoking 1200 days before the scan." in said
     assert "Ctd diag: 900 days before the scan." in said
+
+
+def test_columns_that_would_be_said_alike_are_numbered():
+    smoking, statuses = ["never", "current"] * 2, ["never", "former", "never", "current"]
+    table = pd.DataFrame(
+        {
+            "id": list("abcd"),
+            "Smoking": smoking,
+            "smoking status": statuses,
+            "FEV1": ["1.5", "2.5", "3.5", "2.0"],
+            "fev1": ["1.5", "2.4", "3.2", "2.1"],
+        }
+    )
+    schema, _ = propose_schema(table)
+    labels = [schema.attributes[name].label for name in schema.names("condition", "covariate")]
+    assert labels == ["smoking status", "smoking status 2", "FEV1", "fev1 2"]

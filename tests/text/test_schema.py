@@ -71,3 +71,28 @@ def test_an_unknown_attribute_names_the_nearest_and_the_legal_ones():
         smoking_schema().attribute("smokin")
     assert 'Did you mean "smoking"?' in caught.value.message
     assert "smoking, pack_years" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"label": "smoking status"}, {"label": "Smoking  status"}),
+        ({"label": ""}, {"label": "a"}),
+        ({"template": "{value}-year-old."}, {"template": "{value}-year-old.", "label": "x"}),
+    ],
+)
+def test_two_attributes_that_would_be_said_alike_are_refused(one: dict, other: dict):
+    def schema(**more: str) -> Schema:
+        return Schema.model_validate(
+            {
+                "id_column": "id",
+                "attributes": {
+                    "a": {"column": "a", "kind": "number", **one},
+                    "b": {"column": "b", "kind": "number", **other, **more},
+                },
+            }
+        )
+
+    with pytest.raises(ValidationError, match="a and b would be said alike"):
+        schema()
+    schema(role="ignore")
