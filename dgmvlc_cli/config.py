@@ -188,6 +188,8 @@ class TrainSettings(Section):
         drawn per step, so that the generator hears what is said and not how.
     max_minutes: stop after so long, at a checkpoint; the same command goes on from there.
     precision: auto computes in bf16 on a GPU that has it, else in fp32.
+    compile: steps through torch.compile, which takes minutes before the first one: for trainings
+        of thousands of steps.
     """
 
     model: Literal["flow", "diffusion", "gan"] = "flow"
@@ -202,6 +204,7 @@ class TrainSettings(Section):
     checkpoint_seconds: float = Field(default=30.0, gt=0)
     max_minutes: float | None = Field(default=None, gt=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
 
     @model_validator(mode="after")
     def _paper_is_a_diffusion(self) -> TrainSettings:

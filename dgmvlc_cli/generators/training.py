@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,6 +68,7 @@ def train_fold(
     folder: Path,
     *,
     precision: str = "auto",
+    compiled: bool = False,
     checkpoint_seconds: float = 30.0,
     deadline: float = math.inf,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
@@ -74,7 +76,8 @@ def train_fold(
     """Train to the end (from the last checkpoint in folder/state if there is one) and save.
 
     Writes config.json, weights, conditioning and train.tsv; of several processes the first does.
-    precision: as in `build_accelerator`.  on_step(step, loss) is called after every step.
+    precision: as in `build_accelerator`.  compiled: steps go through torch.compile.
+    on_step(step, loss) is called after every step.
     deadline: of time.monotonic(); past it the state is saved and DgmvlcError raised, and the same
     call goes on from there.  Raises DgmvlcError where loss or gradients stay non-finite, too.
     """
@@ -84,11 +87,11 @@ def train_fold(
     network, family = build_network(conditioning, plan), build_plan_family(plan)
     if isinstance(family, Denoiser) and network.level is not None:
         warm_up_level(network, family, tensors, plan)
-    trainer = Trainer(network, family, plan, accelerator)
+    trainer = Trainer(network, family, plan, accelerator, compiled=compiled)
     trainer.restore(folder / "state" / "last.pt")
     saved = started = time.monotonic()
     while trainer.progress.step < plan.steps:
-        loss = trainer.step(tensors)
+        loss = _step(trainer, tensors)
         trainer.note(loss, time.monotonic() - started)
         on_step(trainer.progress.step, loss)
         late = trainer.progress.step < plan.steps and trainer.is_past(deadline)
@@ -111,6 +114,20 @@ def train_fold(
     return generator
 
 
+def _step(trainer: Trainer, tensors: Tensors) -> float:
+    """A step; DgmvlcError where it is compiled and that fails, as without a C++ compiler."""
+    if trainer.stepped is trainer.network:
+        return trainer.step(tensors)
+    try:
+        return trainer.step(tensors)
+    except RuntimeError as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DgmvlcError(
+            f"A compiled training step failed: {first}",
+            "It needs a C++ compiler; set compile = false under [train] to do without.",
+        ) from error
+
+
 def build_plan_family(plan: TrainingPlan) -> Family:
     """The family of the plan, with a fresh critic where it needs one."""
     if plan.paper:
@@ -127,7 +144,13 @@ class Trainer:
     """Network, optimiser, schedule and moving average, and how they are saved and restored."""
 
     def __init__(
-        self, network: TextUNet, family: Family, plan: TrainingPlan, accelerator: Accelerator
+        self,
+        network: TextUNet,
+        family: Family,
+        plan: TrainingPlan,
+        accelerator: Accelerator,
+        *,
+        compiled: bool = False,
     ) -> None:
         self.plan = plan
         self.family = family
@@ -142,6 +165,8 @@ class Trainer:
         )
         self.schedule = schedule  # not prepared: it would move once per process
         self.network, self.optimizer = accelerator.prepare(network, optimizer)
+        # Beside the network, whose weights it shares: what is saved has the names it always has.
+        self.stepped: Any = torch.compile(self.network) if compiled else self.network
         if family.critic is not None:
             family.critic.to(accelerator.device)
         self.average = EMAModel(
@@ -200,7 +225,7 @@ class Trainer:
         batch = tensors.batch(drawn, of.device)
         total = of.reduce(batch.total_weight, "mean")
         there = draws if of.device.type == "cpu" else self._draws(of.device, step)
-        return self.family.loss(self.network, replace(batch, total_weight=total), there)
+        return self.family.loss(self.stepped, replace(batch, total_weight=total), there)
 
     def _draws(self, device: torch.device | str, *keys: int | str) -> Draws:
         """This process's share of the random numbers of (seed, fold, *keys)."""

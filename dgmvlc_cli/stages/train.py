@@ -272,6 +272,7 @@ def _train_one(
             plan,
             folder,
             precision=settings.train.precision,
+            compiled=settings.train.compile,
             checkpoint_seconds=settings.train.checkpoint_seconds,
             deadline=deadline,
             on_step=on_step,

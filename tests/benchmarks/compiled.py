@@ -30,8 +30,6 @@ def main() -> None:
 
 def measure(preset: str, model: str, blocks: int) -> dict:
     """Median seconds per step, eager and compiled."""
-    import torch
-
     from dgmvlc_cli.config import PRESETS
     from dgmvlc_cli.generators.fitting import TrainingPlan, fit_conditioning, to_tensors
     from dgmvlc_cli.generators.processes import build_accelerator
@@ -49,10 +47,8 @@ def measure(preset: str, model: str, blocks: int) -> dict:
         accelerator = build_accelerator("auto", Path(folder))
     trainers = {}
     for kind in ("eager", "compiled"):
-        network = build_network(conditioning, plan)
-        trainers[kind] = Trainer(network, build_plan_family(plan), plan, accelerator)
-        if kind == "compiled":
-            trainers[kind].network = torch.compile(trainers[kind].network)
+        network, family = build_network(conditioning, plan), build_plan_family(plan)
+        trainers[kind] = Trainer(network, family, plan, accelerator, compiled=kind == "compiled")
     first = {kind: seconds(trainer, tensors, 1) for kind, trainer in trainers.items()}
     spent: dict[str, list[float]] = {kind: [] for kind in trainers}
     for _ in range(blocks):

@@ -47,6 +47,31 @@ def test_a_run_that_is_out_of_time_goes_on_to_the_same_weights(tmp_path, trainin
     assert all(torch.equal(tensor, whole[name]) for name, tensor in done.items())
 
 
+def test_compiled_steps_train_and_save_the_same_network(tmp_path, training_set, plan, monkeypatch):
+    def compiled(network: torch.nn.Module) -> torch.nn.Module:
+        return real(network, backend="aot_eager")  # which needs no C++ compiler
+
+    real = torch.compile
+    plain = weights(train_fold(training_set, plan, tmp_path / "plain"))
+    monkeypatch.setattr(torch, "compile", compiled)
+    train_fold(training_set, plan, tmp_path / "compiled", compiled=True)
+    loaded = weights(Generator.from_pretrained(tmp_path / "compiled"))
+    assert loaded.keys() == plain.keys()
+    assert all(torch.allclose(loaded[name], plain[name], atol=1e-4) for name in plain)
+
+
+def test_a_machine_that_cannot_compile_is_told_what_to_set(
+    tmp_path, training_set, plan, monkeypatch
+):
+    def broken(*inputs: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no working C++ compiler found\nand more")
+
+    monkeypatch.setattr(torch, "compile", lambda network: broken)
+    with pytest.raises(DgmvlcError, match="failed: no working C") as caught:
+        train_fold(training_set, plan, tmp_path, compiled=True)
+    assert "compile = false" in caught.value.hint
+
+
 def test_seed_and_fold_decide_the_weights(tmp_path, training_set, plan):
     one = weights(train_fold(training_set, replace(plan, steps=2), tmp_path / "a"))
     same = weights(train_fold(training_set, replace(plan, steps=2), tmp_path / "b"))
