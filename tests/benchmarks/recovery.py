@@ -7,7 +7,7 @@ python tests/benchmarks/recovery.py OUT --planted 3 --null 0 --fusion none
 
 Run by hand: prints a table and writes OUT/recovery-MODEL-FUSION.json.  Every cohort is a
 workspace of 96 subjects at preset micro in OUT, made once and shared by all models and fusions;
-what is there already is kept.  A cohort takes three minutes on one quick core, twelve on a slow one.
+what is there already is kept.  A cohort takes 3 to 12 minutes on one core.
 """
 
 import argparse
