@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 
 import numpy as np
 
+from dgmvlc_cli.counting import counted
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.imaging.files import read_labels
 from dgmvlc_cli.imaging.lobes import LOBE_OF, of_side, within_lungs
@@ -102,6 +104,27 @@ class Segmentation:
     labels: np.ndarray
     lobes: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+
+
+def require_masks(folder: Path, subjects: Sequence[str]) -> None:
+    """Raise DgmvlcError where a folder holds no mask of any of the subjects.
+
+    One whose mask alone is missing fails alone, later.
+    """
+    if not folder.is_dir():
+        raise DgmvlcError(
+            f"{folder} is no folder of masks.",
+            "Name one with --masks DIR, or leave it out to use the built-in segmenter.",
+        )
+    for subject in subjects:
+        with contextlib.suppress(DgmvlcError):
+            find_masks(subject, folder)
+            return
+    raise DgmvlcError(
+        f"{folder} holds no mask of any of {counted(len(subjects), 'subject')}.",
+        "Name each after its subject's id (ID.nii.gz), or leave --masks out to use the built-in "
+        "segmenter.",
+    )
 
 
 def find_masks(subject: str, folder: Path, called: str = "") -> MaskFiles:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from contextlib import redirect_stdout
 from functools import cache
@@ -25,6 +26,17 @@ TOTALSEGMENTATOR_STRUCTURES = [
     "trachea",
 ]
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def require_segmenter(name: str) -> None:
+    """Raise DgmvlcError where a segmenter of SEGMENTERS is not installed."""
+    package = name.partition("-")[0]
+    try:
+        missing = name != "builtin" and importlib.util.find_spec(package) is None
+    except ValueError:  # loaded by other ways than a finder's
+        missing = False
+    if missing:
+        raise _not_installed(package)
 
 
 def segment_with(name: str, volume: Volume) -> Segmentation:

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.imaging import segmenters
 from dgmvlc_cli.imaging.files import read_labels, read_volume, write_labels
-from dgmvlc_cli.imaging.masks import MaskFiles, find_masks, given_segmentation
+from dgmvlc_cli.imaging.masks import MaskFiles, find_masks, given_segmentation, require_masks
 from dgmvlc_cli.imaging.volume import LUNGS, Tissue, image_of
 
 RIGHT, LEFT, AIRWAY = Tissue.RIGHT_LUNG, Tissue.LEFT_LUNG, Tissue.AIRWAY
@@ -107,6 +107,15 @@ def test_the_mask_of_one_subject_is_not_that_of_another(tmp_path):
         find_masks("s2", tmp_path)
 
 
+def test_a_folder_without_any_of_the_masks_is_refused_whole(tmp_path):
+    with pytest.raises(DgmvlcError, match="no folder of masks"):
+        require_masks(tmp_path / "none", ["s1"])
+    with pytest.raises(DgmvlcError, match="no mask of any of 2 subjects"):
+        require_masks(tmp_path, ["s1", "s2"])
+    (tmp_path / "s2.nii.gz").write_bytes(b"")
+    require_masks(tmp_path, ["s1", "s2"])
+
+
 def test_a_mask_that_does_not_fit_is_refused_with_the_reason(given, chest):
     _, truth = chest
     with pytest.raises(DgmvlcError, match="empty"):
@@ -181,6 +190,15 @@ def test_a_segmenter_that_is_not_installed_is_named_with_what_to_install(name, c
     with pytest.raises(DgmvlcError, match=f"{name} is not installed") as caught:
         segmenters.segment_with(name, chest[0])
     assert f"dgmvlc[{name}]" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["lungmask-lobes", "totalsegmentator"])
+def test_what_is_not_installed_is_known_before_any_scan(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lungmask", None)
+    monkeypatch.setitem(sys.modules, "totalsegmentator", None)
+    with pytest.raises(DgmvlcError, match=f"{name.partition('-')[0]} is not installed"):
+        segmenters.require_segmenter(name)
+    segmenters.require_segmenter("builtin")
 
 
 @pytest.mark.parametrize("ending", [RuntimeError("no weights\nat that address"), SystemExit(1)])

@@ -128,6 +128,7 @@ def test_names_are_kept_where_pseudonyms_are_turned_off(clinic):
 def test_a_mask_that_is_missing_is_told_without_the_id(clinic, tmp_path):
     w = ("-w", str(clinic / "masked"))
     dgmvlc("init", str(clinic / "scans"), *w)
+    (tmp_path / "ZQXDoe^Jane.nii.gz").write_bytes(b"damaged")  # the other one has none
     said = dgmvlc("preprocess", "--masks", str(tmp_path), "--workers", "1", *w, expect=1)
     assert "No mask for subject s" in said.stderr and PLANTED not in said.stderr
     assert leaks(clinic / "masked", [PLANTED]) == []
