@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = 3
 FEW = 3
+UNMATCHED = ("rows_without_scan", "scans_without_row")
 
 
 def describe(ws: Workspace, settings: Settings, run: Run) -> StageResult:
@@ -59,7 +60,8 @@ class Described:
 
     cleaned: every subject of the table.  rows: those with a scan, placebo columns included.
     schema: with the placebos as attributes.  placebos: name -> label and words.  prompts:
-    subject, sentence and values.  unmatched: ids without a partner on either side.
+    subject, sentence and values.  unmatched: ids without a partner on either side.  near: a
+    warning where some of them differ only in how they are written.
     """
 
     cleaned: Cleaned
@@ -69,6 +71,7 @@ class Described:
     placebos: dict[str, dict[str, Any]]
     prompts: pd.DataFrame
     unmatched: dict[str, list[str]]
+    near: str
 
 
 def read_rows(ws: Workspace, settings: Settings) -> Described:
@@ -80,8 +83,11 @@ def read_rows(ws: Workspace, settings: Settings) -> Described:
 
     schema = settings.require_schema()
     assert settings.table is not None
-    cleaned = _named(ws, settings, clean(clinical_table(ws, settings), schema))
-    used, unmatched = _match(ws, cleaned.rows)
+    original = clean(clinical_table(ws, settings), schema)
+    cleaned = _named(ws, settings, original)
+    behind = _behind(ws, settings, original.rows.index)
+    used, unmatched = _match(ws, cleaned.rows, behind)
+    rows_alone, scans_alone = (unmatched.get(one, []) for one in UNMATCHED)
     studied = studied_attribute(settings, schema)
     placebos, records = make_placebos(used[studied], settings.study.placebos, settings.seed)
     extended = add_placebos(schema, records, studied)
@@ -94,7 +100,19 @@ def read_rows(ws: Workspace, settings: Settings) -> Described:
         placebos=records,
         prompts=prompts_table(rows, extended),
         unmatched=unmatched,
+        near=_near_match(rows_alone, scans_alone, behind),
     )
+
+
+def _behind(ws: Workspace, settings: Settings, ids: Iterable[str]) -> dict[str, str]:
+    """Pseudonym -> id of every row and scan; nothing where names are as they are."""
+    from dgmvlc_cli.cohort import identity_of, key_path
+    from dgmvlc_cli.imaging.identity import read_key
+
+    identity = identity_of(ws, settings)
+    if not identity.pseudonymous:
+        return {}
+    return {**read_key(key_path(ws, settings))["subjects"], **{identity.subject(i): i for i in ids}}
 
 
 def _named(ws: Workspace, settings: Settings, cleaned: Cleaned) -> Cleaned:
@@ -113,10 +131,13 @@ def _named(ws: Workspace, settings: Settings, cleaned: Cleaned) -> Cleaned:
     )
 
 
-def _match(ws: Workspace, rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+def _match(
+    ws: Workspace, rows: pd.DataFrame, behind: Mapping[str, str]
+) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """Rows of subjects that have a scan, and the ids without a partner on either side.
 
-    Before `preprocess` has run every row is described.  Raises DgmvlcError if none matches.
+    Before `preprocess` has run every row is described.  behind: as `_behind`; what it knows is not
+    said.  Raises DgmvlcError if none matches.
     """
     from dgmvlc_cli.cohort import ready_subjects
 
@@ -126,27 +147,35 @@ def _match(ws: Workspace, rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, l
     matched = rows.loc[rows.index.isin(scans)]
     if matched.empty:
         raise DgmvlcError(
-            f"No id of the table matches a scan: the table has {_few(rows.index)}, "
+            f"No id of the {counted(len(rows), 'row')} of the table is that of one of "
+            f"{counted(len(scans), 'scan')} (their names are pseudonyms)."
+            if behind
+            else f"No id of the table matches a scan: the table has {_few(rows.index)}, "
             f"the scans are {_few(scans)}.",
-            _near_match(rows.index, scans)
-            or "Set `id_column` under [schema] in dgmvlc.toml, or rename the scans.",
+            _near_match(rows.index, scans, behind)
+            or "Set `id_column` under [schema] in dgmvlc.toml, or `subject_from` under [scans] and "
+            "preprocess again"
+            + ("; the ids of the scans are in the key beside the workspace." if behind else "."),
         )
-    return matched, {
-        "rows_without_scan": sorted(set(rows.index) - set(scans)),
-        "scans_without_row": sorted(set(scans) - set(rows.index)),
-    }
+    without = sorted(set(rows.index) - set(scans)), sorted(set(scans) - set(rows.index))
+    return matched, dict(zip(UNMATCHED, without, strict=True))
 
 
-def _near_match(rows: Iterable[str], scans: Iterable[str]) -> str:
-    """A hint where ids differ only in case, leading zeros, `sub-` or punctuation; else nothing."""
-    by_core = {_core(scan): scan for scan in scans}
-    near = [(row, by_core[_core(row)]) for row in rows if _core(row) in by_core]
+def _near_match(rows: Iterable[str], scans: Iterable[str], behind: Mapping[str, str]) -> str:
+    """A hint where ids differ only in case, leading zeros, `sub-` or punctuation; else nothing.
+
+    behind: the ids behind pseudonyms, which are compared and not said.
+    """
+    by_core = {_core(behind.get(scan, scan)): scan for scan in scans}
+    cores = {row: _core(behind.get(row, row)) for row in rows}
+    near = [(row, by_core[core]) for row, core in cores.items() if core in by_core]
     if not near:
         return ""
     row, scan = near[0]
+    example = "" if behind else f' ("{row}" in the table, "{scan}" the scan)'
     return (
-        f'{len(near)} ids differ only in case, leading zeros or punctuation ("{row}" in the '
-        f'table, "{scan}" the scan): write them alike in the table.'
+        f"{len(near)} ids differ only in case, leading zeros or punctuation{example}: write them "
+        "alike in the table."
     )
 
 
@@ -177,8 +206,7 @@ def _result(ws: Workspace, said: Described, record: dict[str, Any]) -> StageResu
         if ids:
             listed = f", all in {ws.attributes_path}" if len(ids) > FEW else ""
             lines.append(f"{len(ids)} {what.replace('_', ' ')}: {_few(ids)}{listed}")
-    near = _near_match(*said.unmatched.values()) if said.unmatched else ""
-    lines += [f"WARNING: {near}"] if near else []
+    lines += [f"WARNING: {said.near}"] if said.near else []
     lines.append("what a generator can hear of each attribute: dgmvlc describe --probe")
     facts = {key: record[key] for key in ("studied", "summary", "unmatched", "placebos")}
     return StageResult(

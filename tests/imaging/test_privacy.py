@@ -94,6 +94,19 @@ def test_no_planted_identifier_is_in_any_byte_of_the_workspace(clinic):
     assert set(prompts["subject"]) == set(table["subject"])
 
 
+def test_ids_that_do_not_match_are_told_without_them(clinic):
+    table = clinic / "lower.csv"
+    table.write_text("PatientID,Age,Smoking\nzqxdoe^jane,61,never\nzqxroe^richard,55,current\n")
+    w = ("-w", str(clinic / "lower"))
+    dgmvlc("init", str(clinic / "scans"), str(table), *w)
+    dgmvlc("preprocess", "--spacing", "8", "--workers", "1", *w)
+    said = dgmvlc("describe", *w, expect=1).stderr
+    assert "2 ids differ only in case" in said and "zqx" not in said.lower()
+    table.write_text("PatientID,Age,Smoking\nA1,61,never\nA2,55,current\n")
+    said = dgmvlc("describe", *w, expect=1).stderr
+    assert "pseudonyms" in said and "key beside the workspace" in said and "A1" not in said
+
+
 def test_the_key_says_who_is_who_and_only_its_owner_may_read_it(clinic):
     w = ("-w", str(clinic / "again"))
     dgmvlc("init", str(clinic / "scans"), *w)
