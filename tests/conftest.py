@@ -17,6 +17,12 @@ from dgmvlc_cli.text import projection
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Processes that share the tests have one thread each, or they would wait for each other."""
+    if getattr(config.option, "numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Callable[[str], Path]:
     """`real_data("ct64/ct-64.nrrd")` is its path; without the data the test is skipped."""

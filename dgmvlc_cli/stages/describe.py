@@ -196,6 +196,7 @@ def _result(ws: Workspace, said: Described, record: dict[str, Any]) -> StageResu
         f"{len(said.prompts)} sentences, for example:",
         *(f"  {text}" for text in said.prompts["sentence"].head(EXAMPLES)),
         *_coverage(record["summary"], said.schema),
+        *_far_lines(record["summary"], said.schema),
         f"studied attribute: {said.studied}; placebos: {', '.join(said.placebos) or 'none'}",
         f"{len(out)} entries left out, each with its reason in {ws.text / 'exclusions.tsv'}",
         *_contradictions(out),
@@ -229,6 +230,16 @@ def _coverage(summary: dict[str, dict[str, Any]], schema: Schema) -> list[str]:
             'scan, and a generator told of them would draw them; role = "condition" asks for it)'
         )
     return lines
+
+
+def _far_lines(summary: dict[str, dict[str, Any]], schema: Schema) -> list[str]:
+    """Numbers that may be slips of the pen; one of them can rule a regression."""
+    return [
+        f"WARNING: {name} has values far from all others ({_few(map('{:g}'.format, far))}): if "
+        f"they are errors, set `plausible` or `missing` under [schema.attributes.{name}]"
+        for name, entry in summary.items()
+        if (far := entry.get("far")) and schema.attributes[name].in_sentence
+    ]
 
 
 def _attribute_line(entry: dict[str, Any]) -> str:

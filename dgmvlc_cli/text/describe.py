@@ -11,6 +11,7 @@ import pandas as pd
 from dgmvlc_cli.text.cleaning import Cleaned
 from dgmvlc_cli.text.schema import Attribute, Schema
 
+FAR_RANGES = 10
 GENERIC_TEMPLATE = "{label}: {value} {unit}."
 NOUNS = {"female": "woman", "male": "man"}
 # Said together in the opening clause, unless they have a template of their own.
@@ -159,6 +160,14 @@ def summarise(cleaned: Cleaned, schema: Schema) -> dict[str, dict[str, Any]]:
     return {name: _summary(cleaned, name, schema.attributes[name]) for name in names}
 
 
+def _far(values: pd.Series) -> list[float]:
+    """Different numbers farther than FAR_RANGES interquartile ranges from the middle half."""
+    low, high = values.quantile(0.25), values.quantile(0.75)
+    reach = FAR_RANGES * (high - low)
+    away = values[(values < low - reach) | (values > high + reach)] if reach else values[:0]
+    return sorted(float(one) for one in away.unique())
+
+
 def _summary(cleaned: Cleaned, name: str, attribute: Attribute) -> dict[str, Any]:
     values = cleaned.rows[name].dropna()
     status = cleaned.status[name].value_counts()
@@ -177,6 +186,8 @@ def _summary(cleaned: Cleaned, name: str, attribute: Attribute) -> dict[str, Any
     if attribute.is_numeric and len(values):
         low, median, high = (float(values.quantile(q)) for q in (0, 0.5, 1))
         summary |= {"unit": attribute.said_unit, "min": low, "median": median, "max": high}
+        if far := _far(values):
+            summary["far"] = far
     elif attribute.levels:
         counts = values.value_counts()
         summary["levels"] = {level: int(counts.get(level, 0)) for level in attribute.levels}
