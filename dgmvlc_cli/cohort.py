@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +56,7 @@ def load_cohort(ws: Workspace, settings: Settings) -> Cohort:
     """What `describe` wrote, cut down to the subjects that `preprocess` made ready.
 
     In order of subject, whatever the order of the table.  Raises DgmvlcError where the table or
-    its schema changed since `describe`, or a prepared scan is gone.
+    its schema changed since `describe`, or prepared scans are gone (see `require_scans`, too).
     """
     ws.require(ws.prompts_path, "sentences", "dgmvlc describe")
     made_from = (workspace.read_json(ws.text / "describe.json") or {}).get("inputs", {})
@@ -77,7 +77,7 @@ def load_cohort(ws: Workspace, settings: Settings) -> Cohort:
             "No subject has both a usable scan and a sentence.",
             "Compare the ids in subjects.tsv and text/prompts.tsv; run `dgmvlc describe` again.",
         )
-    _require_scans(ws, list(prompts["subject"]))
+    _require_files(ws.sidecar_path(one) for one in prompts["subject"])
     return Cohort(
         schema=schema,
         rows=rows_of_prompts(prompts, schema),
@@ -87,14 +87,13 @@ def load_cohort(ws: Workspace, settings: Settings) -> Cohort:
     )
 
 
-def _require_scans(ws: Workspace, subjects: list[str]) -> None:
-    """Raise DgmvlcError where a file of a prepared scan is gone."""
-    gone = [
-        path
-        for one in subjects
-        for path in (ws.ct_path(one), ws.mask_path(one), ws.sidecar_path(one))
-        if not path.exists()
-    ]
+def require_scans(ws: Workspace, subjects: list[str]) -> None:
+    """Raise DgmvlcError where voxels of a prepared scan are gone."""
+    _require_files(path for one in subjects for path in (ws.ct_path(one), ws.mask_path(one)))
+
+
+def _require_files(paths: Iterable[Path]) -> None:
+    gone = [path for path in paths if not path.exists()]
     if gone:
         more = f", and {counted(len(gone) - 1, 'other file')}" if len(gone) > 1 else ""
         raise DgmvlcError(

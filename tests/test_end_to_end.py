@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -355,6 +356,25 @@ def test_without_a_table_scans_are_still_measured(study, tmp_path):
     measures = workspace.read_table(tmp_path / "analysis" / "measures.tsv")
     mean = measures.query("region == 'lungs' and measure == 'mean_hu'")["value"].item()
     assert -950 < mean < -700
+
+
+def test_a_segmenter_that_is_not_installed_stops_before_any_scan(copy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lungmask", None)
+    before = (copy / "subjects.tsv").read_bytes()
+    asked = ("preprocess", "--segmenter", "lungmask", "-w", str(copy), *ONE)
+    for more in ((), ("--dry-run",)):
+        assert "lungmask is not installed" in dgmvlc(*asked, *more, expect=1).stderr
+    assert (copy / "subjects.tsv").read_bytes() == before
+    # What is current needs no segmenter: as in a workspace that came from another machine.
+    monkeypatch.setattr("dgmvlc_cli.stages.preprocess._is_current", lambda task: True)
+    assert "current, kept" in dgmvlc(*asked, "--dry-run").stdout
+
+
+def test_a_demo_is_not_replaced_by_another_one_unasked(tmp_path):
+    dgmvlc("phantom", str(tmp_path / "phantom"), "--subjects", "2", "--spacing", "12", *ONE)
+    said = dgmvlc("demo", str(tmp_path), "--preset", "micro", "--subjects", "24", expect=1).stderr
+    assert "another cohort" in said and "--force" in said
+    assert "none of tiny, micro" in dgmvlc("demo", "--preset", "large", expect=2).stderr
 
 
 def test_the_demo_names_its_report_and_the_truth(tmp_path):

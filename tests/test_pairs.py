@@ -21,6 +21,7 @@ from dgmvlc_cli.pairs import (
     noise,
     return_task,
     sampler_of,
+    unlike,
 )
 from dgmvlc_cli.workspace import Workspace, read_json
 
@@ -203,3 +204,29 @@ def test_there_and_back_returns_to_the_reference(task, model):
         )
     )
     assert [row["shift_hu"] for row in wrong] == pytest.approx([-10, -20], abs=0.6)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, ""),
+        ({"seeds": 1}, "seeds 2, not 1"),
+        ({"steps": 9}, "steps 8, not 9"),
+        ({"guidance_scale": 2.0}, "guidance 1.0, not 2.0"),
+        ({"sampler": "ddpm"}, "sampler ddim, not ddpm"),
+        ({"seed": 4}, "seed 3, not 4"),
+    ],
+)
+def test_pairs_that_were_sampled_otherwise_are_told(change, said):
+    table = pd.DataFrame(
+        {
+            "subject": ["a", "a"],
+            "seed": [0, 1],
+            "steps": 8,
+            "guidance_scale": 1.0,
+            "sampler": "ddim",
+            "noise_key": ["3/noise/a/0", "3/noise/a/1"],
+        }
+    )
+    asked = {"seed": 3, "seeds": 2, "steps": 8, "guidance_scale": 1.0, "sampler": "ddim"}
+    assert unlike(table, Sampling(**{**asked, **change}, batch_size=4)) == said

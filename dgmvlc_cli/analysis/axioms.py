@@ -340,10 +340,11 @@ def in_words(row: Mapping[Any, Any]) -> str:
         case "effectiveness":
             return _obeyed(value, scale, unclear)
         case "specificity":
-            moved = value / scale if scale else np.inf
-            if unclear or abs(moved) < UNTOUCHED:
+            most = max(abs(row["ci_low"]), abs(row["ci_high"]))
+            if most < UNTOUCHED * scale:
                 return "left alone"
-            return f"moves along by {moved:+.2f} of its SD between subjects"
+            moved = f"{value / scale:+.2f} of its SD between subjects" if scale else "any amount"
+            return f"no change shown ({moved})" if unclear else f"moves along by {moved}"
         case "minimality" if row["what"] == "lungs":
             return "what the others are held against"
         case "minimality":
@@ -358,6 +359,8 @@ def in_words(row: Mapping[Any, Any]) -> str:
             return f"no bias shown (true change {scale:+.3g} HU)"
         case "bias":
             return f"off from the true change of {scale:+.3g} HU"
+        case "pattern":
+            return "1 would be the truth's own pattern"
     return ""
 
 

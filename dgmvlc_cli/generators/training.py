@@ -90,8 +90,13 @@ def train_fold(
     trainer = Trainer(network, family, plan, accelerator, compiled=compiled)
     trainer.restore(folder / "state" / "last.pt")
     saved = started = time.monotonic()
+    begun = trainer.progress.step
     while trainer.progress.step < plan.steps:
-        loss = _step(trainer, tensors)
+        loss = (
+            trainer.step(tensors)
+            if trainer.progress.step > begun
+            else _first_step(trainer, tensors)
+        )
         trainer.note(loss, time.monotonic() - started)
         on_step(trainer.progress.step, loss)
         late = trainer.progress.step < plan.steps and trainer.is_past(deadline)
@@ -114,17 +119,18 @@ def train_fold(
     return generator
 
 
-def _step(trainer: Trainer, tensors: Tensors) -> float:
-    """A step; DgmvlcError where it is compiled and that fails, as without a C++ compiler."""
-    if trainer.stepped is trainer.network:
-        return trainer.step(tensors)
+def _first_step(trainer: Trainer, tensors: Tensors) -> float:
+    """The step in which torch.compile compiles; DgmvlcError where it cannot."""
     try:
         return trainer.step(tensors)
     except RuntimeError as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        if trainer.stepped is trainer.network or isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = getattr(error, "inner_exception", None) or error
+        first = next(iter(str(reason).strip().splitlines()), type(reason).__name__)
         raise DgmvlcError(
-            f"A compiled training step failed: {first}",
-            "It needs a C++ compiler; set compile = false under [train] to do without.",
+            f"torch.compile failed: {first}",
+            "Set compile = false under [train] to do without (on a CPU it needs a C++ compiler).",
         ) from error
 
 

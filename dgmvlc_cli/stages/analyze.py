@@ -47,6 +47,7 @@ def analyze(
         covariates,
         load_cohort,
         placebo_contrasts,
+        require_scans,
     )
     from dgmvlc_cli.pairs import analysis_name
     from dgmvlc_cli.report.html import write_report
@@ -65,6 +66,7 @@ def analyze(
         return dry_run("analyze", [f"{kept}{len(pairs[contrast])} pairs -> {folder}"])
     if sidecar.is_current() and not run.force:
         return _result(folder, (sidecar.previous() or {})["verdict"], kept=True, pdf=pdf)
+    require_scans(ws, cohort.subjects)
     run.reporter.note(f"analysis: {sidecar.why_stale()}")
     clock = Stopwatch()
     sidecar.invalidate()

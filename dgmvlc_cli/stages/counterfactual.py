@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,13 +19,14 @@ from dgmvlc_cli.stages.base import Run, StageResult, dry_run
 from dgmvlc_cli.workspace import Stopwatch, Workspace
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dgmvlc_cli.analysis.contrasts import Contrast
     from dgmvlc_cli.cohort import Cohort
     from dgmvlc_cli.pairs import PairPlan, Sampling, SubjectTask
     from dgmvlc_cli.text.encoders import Encoder
 
 SUBJECTS_PER_TASK = 8
-TOLD_OF_TRAINING = ("fusion", "steps", "rewordings", "learning_rate", "text_dropout", "batch_size")
 
 
 def counterfactual(
@@ -40,29 +40,40 @@ def counterfactual(
     """Pairs that differ in one attribute, same mask and noise, for held-out subjects.
 
     question: what differs; an empty one asks for the study's own contrast.  subjects: only these;
-    a pairs.tsv of all stays as it is.  The placebo contrasts are generated too: they are what the
-    contrast must beat.
+    a current pairs.tsv of all, sampled alike, stays as it is.  The placebo contrasts are generated
+    too: they are what the contrast must beat.
     """
-    from dgmvlc_cli.cohort import asked_contrasts, load_cohort, placebo_contrasts
+    from dgmvlc_cli.cohort import (
+        asked_contrasts,
+        load_cohort,
+        placebo_contrasts,
+        require_scans,
+    )
     from dgmvlc_cli.pairs import folder_name, pairs_inputs, pairs_sidecar, stale_pairs
 
     cohort = load_cohort(ws, settings)
     asked = asked_contrasts(settings, cohort, question)
     placebos = [one for contrast in asked for one in placebo_contrasts(contrast, cohort)]
     contrasts = list(dict.fromkeys([*asked, *placebos]))
+    require_scans(ws, cohort.subjects)
     tasks = _subject_tasks(ws, settings, run, cohort, contrasts, subjects)
+    inputs = pairs_inputs(ws, settings, cohort)
+    sidecars = {one: pairs_sidecar(ws, settings, one, inputs, subjects) for one in contrasts}
+    whole = {one: pairs_sidecar(ws, settings, one, inputs) for one in contrasts}
+    alike = {
+        one: _is_alike(whole[one].outputs[0], tasks[0].sampling, one, run)
+        for one in contrasts
+        if subjects is not None and whole[one].is_current()
+    }
+    for one, kept in alike.items():
+        if kept:
+            del sidecars[one]
     if run.dry_run:
         total = sum(len(task.pairs) for task in tasks)
         new = sum(len(stale_pairs(task)) for task in tasks)
         made = f"{counted(new, 'pair')} in {counted(len(contrasts), 'contrast')}"
         return dry_run("counterfactual", [made, f"{total - new} current, kept"])
     clock = Stopwatch()
-    inputs = pairs_inputs(ws, settings, cohort)
-    sidecars = {one: pairs_sidecar(ws, settings, one, inputs, subjects) for one in contrasts}
-    whole = {one: pairs_sidecar(ws, settings, one, inputs) for one in contrasts}
-    kept = [one for one in contrasts if subjects and not run.force and whole[one].is_current()]
-    for one in kept:
-        _require_alike(workspace.read_table(sidecars.pop(one).outputs[0]), tasks[0].sampling, one)
     for sidecar in sidecars.values():
         sidecar.invalidate()
     rows = _generate_all(tasks, run)
@@ -77,14 +88,19 @@ def counterfactual(
         f"and {len(rows) - pairs} placebo pairs, in {clock.seconds:.0f} s",
         f"volumes: {', '.join(map(str, folders))}",
         *_cautions(settings, cohort, asked, placebos, subjects),
-        *_trained_otherwise(ws, settings),
-        *(["the pairs of all subjects are kept beside them"] if kept else []),
+        *_beside_those_of_all(alike),
     ]
+    if otherwise := _trained_otherwise(ws, settings):
+        summary.append(
+            f"the models are as they were trained ({'; '.join(otherwise)}): for the settings of "
+            "now, run `dgmvlc train` first"
+        )
     from_scan = " --source scan" if settings.counterfactual.source == "scan" else ""
     facts = {
         "contrasts": [one.text for one in asked],
         "pairs": pairs,
         "placebo_pairs": len(rows) - pairs,
+        "trained_otherwise": otherwise,
     }
     return StageResult(
         stage="counterfactual",
@@ -96,15 +112,41 @@ def counterfactual(
     )
 
 
-def _require_alike(whole: pd.DataFrame, sampling: Sampling, contrast: Contrast) -> None:
-    """Raise UsageError where pairs of a few subjects would differ from those of all."""
+def _is_alike(path: Path, sampling: Sampling, contrast: Contrast, run: Run) -> bool:
+    """Whether pairs of a few are sampled as those of all in a pairs.tsv, which then stays.
+
+    Raises UsageError where they are not, unless they are forced upon it.
+    """
     from dgmvlc_cli.pairs import unlike
 
-    if changed := unlike(whole, sampling):
+    changed = unlike(workspace.read_table(path), sampling)
+    if changed and not run.force:
         raise UsageError(
             f"The pairs of all subjects for {contrast.text} are here, made with {changed}.",
             "Ask for these few in the same way; with --force they replace the pairs of all.",
         )
+    return not changed
+
+
+def _beside_those_of_all(alike: dict[Contrast, bool]) -> list[str]:
+    """What became of the pairs of all, where a few were asked for.  alike: contrast -> kept."""
+    said = []
+    for kept, words in ((True, "are kept"), (False, "are replaced by these few")):
+        if names := [one.text for one, same in alike.items() if same is kept]:
+            said.append(f"the pairs of all subjects {words}: {'; '.join(names)}")
+    return said
+
+
+def _trained_otherwise(ws: Workspace, settings: Settings) -> list[str]:
+    """What dgmvlc.toml says of the training by now and the models were not made with."""
+    from dgmvlc_cli.cohort import read_folds
+    from dgmvlc_cli.stages.train import trained_otherwise
+
+    said = [f"{name} {values}" for name, values in trained_otherwise(ws, settings).items()]
+    folds = read_folds(ws, settings.train.model).nunique()
+    if folds != settings.train.folds:
+        said.append(f"folds {folds}, not {settings.train.folds}")
+    return said
 
 
 def _cautions(
@@ -131,26 +173,6 @@ def _cautions(
     if subjects is not None:
         lines.append("chosen subjects only: for pictures, too few for an effect")
     return lines
-
-
-def _trained_otherwise(ws: Workspace, settings: Settings) -> list[str]:
-    """What the settings say of the training and the models are not made with."""
-    from dgmvlc_cli.stages.train import training_plan
-
-    path = ws.fold(settings.train.model, 0) / "train.json"
-    made = (workspace.read_json(path) or {}).get("inputs", {})
-    asked = workspace.plain(asdict(training_plan(settings, 0, "", "")))
-    said = [
-        f"{key.replace('_', ' ')} {made[key]}, not {asked[key]}"
-        for key in TOLD_OF_TRAINING
-        if key in made and made[key] != asked[key]
-    ]
-    if not said:
-        return []
-    return [
-        f"the models are as they were trained ({'; '.join(said)}): for the settings of now, run "
-        "`dgmvlc train` first"
-    ]
 
 
 def _options(question: Question, asked: list[Contrast]) -> str:
@@ -199,7 +221,7 @@ def _subject_tasks(
     folds = folds[folds.index.isin(cohort.subjects)]
     if subjects is not None:
         folds = folds.loc[_known(subjects, list(folds.index))]
-    plans = _pair_plans(ws, settings, cohort, contrasts, set(folds.index))
+    plans = _pair_plans(ws, settings, run, cohort, contrasts, set(folds.index))
     chosen = settings.counterfactual
     sampling = Sampling(
         seed=settings.seed,
@@ -234,6 +256,7 @@ def _subject_tasks(
 def _pair_plans(
     ws: Workspace,
     settings: Settings,
+    run: Run,
     cohort: Cohort,
     contrasts: list[Contrast],
     known: set[str],
@@ -262,9 +285,11 @@ def _pair_plans(
     own = cohort.sentences
     said = {text for _, _, pair in wanted for text in pair}
     texts = sorted(said | {own[subject] for subject, *_ in wanted if from_scan})
-    encoder = load_encoder(settings.study.text_encoder)
-    _require_encoder(ws, settings, encoder)
-    encoded = encode_cached(encoder, texts, ws.text / "embeddings.npz")
+    encoded = np.zeros((len(texts), 0))  # enough for a dry run, which saves no embeddings
+    if not run.dry_run:
+        encoder = load_encoder(settings.study.text_encoder)
+        _require_encoder(ws, settings, encoder)
+        encoded = encode_cached(encoder, texts, ws.text / "embeddings.npz")
     embedding = dict(zip(texts, encoded, strict=True))
     plans: dict[str, list[PairPlan]] = {}
     for subject, contrast, sentences in wanted:

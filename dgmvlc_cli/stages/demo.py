@@ -42,6 +42,18 @@ def phantom(out: Path, settings: PhantomSettings, run: Run) -> StageResult:
     )
 
 
+def _refuse_another_cohort(folder: Path, cohort: PhantomSettings, run: Run) -> None:
+    """A demo that took an hour is not replaced by another one unasked."""
+    from dgmvlc_cli.phantom.cohort import description
+
+    there = workspace.read_json(folder / "phantom.json")
+    if there is not None and there != workspace.plain(description(cohort)) and not run.force:
+        raise DgmvlcError(
+            f"{folder.parent} holds the demo of another cohort.",
+            "Give this one a folder of its own (`dgmvlc demo my-demo`), or use --force.",
+        )
+
+
 def demo(
     out: Path, cohort: PhantomSettings, run: Run, preset: str = PRESETS_SHOWN[0]
 ) -> StageResult:
@@ -56,6 +68,7 @@ def demo(
         )
     # The truth is measured on the grid that everything else is measured on.
     cohort = replace(cohort, truth_spacing_mm=PRESETS[preset].spacing_mm)
+    _refuse_another_cohort(folder, cohort, run)
     phantom(folder, cohort, run)
     init(
         ws,

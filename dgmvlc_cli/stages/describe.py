@@ -18,6 +18,8 @@ from dgmvlc_cli.stages.base import Run, StageResult, dry_run
 from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dgmvlc_cli.text.cleaning import Cleaned
     from dgmvlc_cli.text.schema import Schema
 
@@ -76,7 +78,7 @@ class Described:
 
 def read_rows(ws: Workspace, settings: Settings) -> Described:
     """Read and clean the table, add the placebos, write the sentences; nothing is saved."""
-    from dgmvlc_cli.cohort import clinical_table, studied_attribute
+    from dgmvlc_cli.cohort import clinical_table, key_path, studied_attribute
     from dgmvlc_cli.text.cleaning import clean
     from dgmvlc_cli.text.describe import prompts_table
     from dgmvlc_cli.text.placebos import add_placebos, make_placebos
@@ -86,7 +88,7 @@ def read_rows(ws: Workspace, settings: Settings) -> Described:
     original = clean(clinical_table(ws, settings), schema)
     cleaned = _named(ws, settings, original)
     behind = _behind(ws, settings, original.rows.index)
-    used, unmatched = _match(ws, cleaned.rows, behind)
+    used, unmatched = _match(ws, cleaned.rows, behind, key_path(ws, settings))
     rows_alone, scans_alone = (unmatched.get(one, []) for one in UNMATCHED)
     studied = studied_attribute(settings, schema)
     placebos, records = make_placebos(used[studied], settings.study.placebos, settings.seed)
@@ -132,12 +134,12 @@ def _named(ws: Workspace, settings: Settings, cleaned: Cleaned) -> Cleaned:
 
 
 def _match(
-    ws: Workspace, rows: pd.DataFrame, behind: Mapping[str, str]
+    ws: Workspace, rows: pd.DataFrame, behind: Mapping[str, str], key: Path
 ) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """Rows of subjects that have a scan, and the ids without a partner on either side.
 
     Before `preprocess` has run every row is described.  behind: as `_behind`; what it knows is not
-    said.  Raises DgmvlcError if none matches.
+    said, but that it lies in the file `key`.  Raises DgmvlcError if none matches.
     """
     from dgmvlc_cli.cohort import ready_subjects
 
@@ -155,7 +157,7 @@ def _match(
             _near_match(rows.index, scans, behind)
             or "Set `id_column` under [schema] in dgmvlc.toml, or `subject_from` under [scans] and "
             "preprocess again"
-            + ("; the ids of the scans are in the key beside the workspace." if behind else "."),
+            + (f"; the ids of the scans are in {key}." if behind else "."),
         )
     without = sorted(set(rows.index) - set(scans)), sorted(set(scans) - set(rows.index))
     return matched, dict(zip(UNMATCHED, without, strict=True))
@@ -235,7 +237,7 @@ def _coverage(summary: dict[str, dict[str, Any]], schema: Schema) -> list[str]:
 def _far_lines(summary: dict[str, dict[str, Any]], schema: Schema) -> list[str]:
     """Numbers that may be slips of the pen; one of them can rule a regression."""
     return [
-        f"WARNING: {name} has values far from all others ({_few(map('{:g}'.format, far))}): if "
+        f"WARNING: {name} has values far from most others ({_few(map('{:g}'.format, far))}): if "
         f"they are errors, set `plausible` or `missing` under [schema.attributes.{name}]"
         for name, entry in summary.items()
         if (far := entry.get("far")) and schema.attributes[name].in_sentence

@@ -33,7 +33,7 @@ def evaluate(
     """
     from dgmvlc_cli.analysis.axioms import in_words, minimality, readouts
     from dgmvlc_cli.analysis.contrasts import informing
-    from dgmvlc_cli.cohort import asked_contrasts, load_cohort
+    from dgmvlc_cli.cohort import asked_contrasts, load_cohort, require_scans
     from dgmvlc_cli.measuring import measures_table
     from dgmvlc_cli.pairs import folder_name
     from dgmvlc_cli.stages.analyze import look_at_arms, read_inputs, read_pairs
@@ -50,6 +50,7 @@ def evaluate(
         kept = "current, kept: " if current else ""
         return dry_run("evaluate", [f"{kept}{counted(len(pairs), 'pair')} -> {path}"])
     if not current:
+        require_scans(ws, cohort.subjects)
         clock = Stopwatch()
         sidecar.invalidate()
         looks = look_at_arms(ws, settings, run, cohort, {contrast: pairs}, [contrast])
@@ -194,9 +195,11 @@ def _truth(
 
 
 def _words(table: pd.DataFrame) -> list[str]:
+    from dgmvlc_cli.analysis.axioms import in_words
+
     lines = []
-    for row in table.fillna({"in_words": ""}).to_dict("records"):
-        said = [words] if (words := row.get("in_words")) else []
+    for row in table.to_dict("records"):
+        said = [words] if (words := in_words(row)) else []
         if pd.notna(row["value"]):
             span = f"{row['value']:.3g} [{row['ci_low']:.3g}, {row['ci_high']:.3g}] {row['unit']}"
             said.insert(0, span)

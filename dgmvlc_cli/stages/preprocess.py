@@ -204,9 +204,14 @@ def _refuse_what_none_can_have(tasks: list[ScanTask], *, on_cluster: bool) -> No
 
     for masks in {task.masks for task in tasks if task.masks}:
         require_masks(masks, [task.scan.subject for task in tasks])
-    if not on_cluster:  # whose workers may have what this machine has not
-        for name in {task.handling.segmenter for task in tasks if not task.masks}:
+    if on_cluster:  # whose workers may have what this machine has not
+        return
+    for name in {task.handling.segmenter for task in tasks if not task.masks}:
+        try:
             require_segmenter(name)
+        except DgmvlcError:
+            if not all(map(_is_current, tasks)):  # what is current needs none
+                raise
 
 
 def _refuse_same_folder(tasks: list[ScanTask]) -> None:

@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,11 +31,12 @@ def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
 
     Of several processes (`accelerate launch`), all train and the first one writes.
     """
-    from dgmvlc_cli.cohort import assign_folds, load_cohort
+    from dgmvlc_cli.cohort import assign_folds, load_cohort, require_scans
     from dgmvlc_cli.stages.validate import Checks
     from dgmvlc_cli.text.encoders import load_encoder
 
     cohort = load_cohort(ws, settings)
+    require_scans(ws, cohort.subjects)
     trained_on = len(cohort.subjects) - len(cohort.subjects) // settings.train.folds
     memory.check(settings.preset, trained_on, settings.train.batch_size)
     images, failed = load_images(ws, cohort.subjects, settings)
@@ -93,19 +94,41 @@ def _planned(
 ) -> str:
     """What training would do of a fold, as far as can be told without encoding its sentences."""
     from dgmvlc_cli.cohort import training_inputs
+    from dgmvlc_cli.text.rewording import said_in
 
     subjects = _used(cohort, use)
-    path = ws.fold(settings.train.model, fold) / "train.json"
-    made = (workspace.read_json(path) or {}).get("inputs", {})
-    plan = asdict(training_plan(settings, fold, made.get("encoder", ""), ""))
-    del plan["encoder_sha256"]
-    now = workspace.plain({**plan, **training_inputs(ws, cohort, subjects), "version": __version__})
-    changed = workspace.changed_inputs({name: made.get(name) for name in now}, now)
+    made = _made_from(ws, settings, fold)
+    now: dict[str, Any] = {**training_inputs(ws, cohort, subjects), "version": __version__}
+    if settings.train.rewordings:
+        now["phrases"] = said_in(cohort.schema)
+    changed = [*trained_otherwise(ws, settings, fold)]
+    changed += [name for name, value in workspace.plain(now).items() if made.get(name) != value]
     weights = ws.weights(settings.train.model, fold)
     if made and not changed and not run.force and all(one.exists() for one in weights):
         return f"fold {fold}: current, kept"
     why = f" (changed: {', '.join(changed)})" if made and changed else ""
     return f"fold {fold}: train on {len(subjects)} subjects{why}"
+
+
+def _made_from(ws: Workspace, settings: Settings, fold: int) -> dict[str, Any]:
+    """The inputs of a trained fold; nothing where there is none."""
+    path = ws.fold(settings.train.model, fold) / "train.json"
+    return (workspace.read_json(path) or {}).get("inputs", {})
+
+
+def trained_otherwise(ws: Workspace, settings: Settings, fold: int = 0) -> dict[str, str]:
+    """Where a trained fold differs from what the settings ask for by now: `fusion` -> `a, not b`.
+
+    Nothing where there is no such fold.
+    """
+    made = _made_from(ws, settings, fold)
+    asked = asdict(training_plan(settings, fold, settings.study.text_encoder, ""))
+    del asked["encoder_sha256"]
+    return {
+        name.replace("_", " "): f"{made[name]}, not {value}"
+        for name, value in workspace.plain(asked).items()
+        if name in made and made[name] != value
+    }
 
 
 def _used(cohort: Cohort, use: np.ndarray) -> list[str]:

@@ -9,10 +9,9 @@ from typing import Any
 import pandas as pd
 
 from dgmvlc_cli.text.cleaning import Cleaned
-from dgmvlc_cli.text.schema import Attribute, Schema
+from dgmvlc_cli.text.schema import GENERIC_TEMPLATE, Attribute, Schema
 
 FAR_RANGES = 10
-GENERIC_TEMPLATE = "{label}: {value} {unit}."
 NOUNS = {"female": "woman", "male": "man"}
 # Said together in the opening clause, unless they have a template of their own.
 OPENING = ("age", "sex")
@@ -161,11 +160,16 @@ def summarise(cleaned: Cleaned, schema: Schema) -> dict[str, dict[str, Any]]:
 
 
 def _far(values: pd.Series) -> list[float]:
-    """Different numbers farther than FAR_RANGES interquartile ranges from the middle half."""
-    low, high = values.quantile(0.25), values.quantile(0.75)
-    reach = FAR_RANGES * (high - low)
-    away = values[(values < low - reach) | (values > high + reach)] if reach else values[:0]
-    return sorted(float(one) for one in away.unique())
+    """Different numbers that lie FAR_RANGES times the width of the middle half away from it.
+
+    Where the middle half is one number, the middle nine tenths are taken.
+    """
+    for tail in (0.25, 0.05):
+        low, high = values.quantile(tail), values.quantile(1 - tail)
+        if reach := FAR_RANGES * (high - low):
+            away = values[(values < low - reach) | (values > high + reach)]
+            return sorted(float(one) for one in away.unique())
+    return []
 
 
 def _summary(cleaned: Cleaned, name: str, attribute: Attribute) -> dict[str, Any]:

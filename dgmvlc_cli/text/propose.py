@@ -72,7 +72,8 @@ def propose_schema(table: pd.DataFrame) -> tuple[Schema, dict[str, str]]:
             name, attribute, note = _propose(column, attributes, scan)
             attributes[name] = attribute
             notes[column.header] = note
-    ordered = _shortened(_said_apart(_link_followers(_known_first(attributes))), notes)
+    ordered = _said_apart(_link_followers(_known_first(attributes)), notes)
+    ordered = _shortened(ordered, notes)
     schema = Schema(
         id_column=id_column.header,
         scan_date=scan.header if scan else None,
@@ -179,8 +180,10 @@ def _generic_attribute(column: Column, role: Role) -> Attribute:
     elif column.distinct and vocabulary_share(column, FLAG) == 1:
         fields |= {"kind": "flag", "levels": tuple(FLAG), "synonyms": column_synonyms(column, FLAG)}
     elif _is_days(column):
-        template = f"{_without_date(label)}: {{value}} {{unit}} before the scan."
-        fields |= {"kind": "number", "unit": "days", "absolute": True, "template": template}
+        label = _without_date(label)
+        template = f"{label}: {{value}} {{unit}} before the scan."
+        fields |= {"label": label, "kind": "number", "unit": "days", "absolute": True}
+        fields["template"] = template
     elif column.is_numeric:
         fields |= {"kind": "number", "unit": unit, "missing": sentinels(column, None)}
     elif len(column.distinct) <= MAX_LEVELS:
@@ -281,20 +284,32 @@ def _known_first(attributes: dict[str, Attribute]) -> dict[str, Attribute]:
     return known | attributes
 
 
-def _said_apart(attributes: dict[str, Attribute]) -> dict[str, Attribute]:
-    """Number the labels of what would be said like another attribute."""
+def _said_apart(attributes: dict[str, Attribute], notes: dict[str, str]) -> dict[str, Attribute]:
+    """Number the labels of what would be said like another attribute, and note it."""
     apart: dict[str, Attribute] = {}
-    taken: set[str] = set()
+    taken: dict[str, str] = {}
     for name, attribute in attributes.items():
-        label, count = attribute.label, 1
-        while attribute.wording in taken:
+        count = 1
+        numbered = attribute
+        while attribute.in_sentence and numbered.clause("natural") in taken:
             count += 1
-            changes = {"label": f"{label} {count}", "template": None}
-            attribute = attribute.model_copy(update=changes)
-        apart[name] = attribute
+            numbered = _numbered(attribute, count)
+        if count > 1:
+            other = taken[attribute.clause("natural")]
+            notes[attribute.column] += f" Said like {other}, so its label has a number."
+        apart[name] = numbered
         if attribute.in_sentence:
-            taken.add(attribute.wording)
+            taken[numbered.clause("natural")] = name
     return apart
+
+
+def _numbered(attribute: Attribute, count: int) -> Attribute:
+    """The attribute with a number at its label, also where its template spells that out."""
+    label = attribute.label or attribute.column
+    template = attribute.template
+    if template is not None:
+        template = template.replace(label, f"{label} {count}") if label in template else None
+    return attribute.model_copy(update={"label": f"{label} {count}", "template": template})
 
 
 def _link_followers(attributes: dict[str, Attribute]) -> dict[str, Attribute]:

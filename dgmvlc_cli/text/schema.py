@@ -23,6 +23,7 @@ FIRST_YEAR = 1800
 LISTED = 40  # names in an error message
 # Unit of a duration -> days.
 DURATIONS = {"years": 365.25, "months": 30.4375, "weeks": 7.0, "days": 1.0}
+GENERIC_TEMPLATE = "{label}: {value} {unit}."
 TEMPLATE_FIELDS = frozenset({"label", "value", "unit"})
 
 
@@ -169,10 +170,14 @@ class Attribute(_Frozen):
         """The unit as the sentence says it."""
         return f"{self.unit or 'years'} before the scan" if self.is_duration else self.unit
 
-    @property
-    def wording(self) -> str:
-        """Its clause without the value, by which a reader tells it from others."""
-        template = self.template or "{label}: {value} {unit}"
+    def clause(self, wording: str) -> str:
+        """Its clause without the value, by which a reader tells it from others; lower case.
+
+        wording: as `Schema.wording`.
+        """
+        if wording == "paper" and self.template is None:
+            return fold(self.column)
+        template = self.template or GENERIC_TEMPLATE
         said = template.format(label=self.label or self.column, value="...", unit=self.said_unit)
         return fold(said)
 
@@ -216,14 +221,14 @@ class Schema(_Frozen):
 
     @model_validator(mode="after")
     def _said_apart(self) -> Schema:
-        by_wording: dict[str, str] = {}
+        by_clause: dict[str, str] = {}
         for name in (name for name, one in self.attributes.items() if one.in_sentence):
-            wording = self.attributes[name].wording
-            other = by_wording.setdefault(wording, name)
+            clause = self.attributes[name].clause(self.wording)
+            other = by_clause.setdefault(clause, name)
             # A template of the value alone leaves all that is said to the levels.
-            if other != name and any(letter.isalnum() for letter in wording):
+            if other != name and any(letter.isalnum() for letter in clause):
                 raise ValueError(
-                    f'{other} and {name} would be said alike ("{wording}"): '
+                    f'{other} and {name} would be said alike ("{clause}"): '
                     "give one of them another label, or ignore it"
                 )
         return self

@@ -104,7 +104,7 @@ def test_ids_that_do_not_match_are_told_without_them(clinic):
     assert "2 ids differ only in case" in said and "zqx" not in said.lower()
     table.write_text("PatientID,Age,Smoking\nA1,61,never\nA2,55,current\n")
     said = dgmvlc("describe", *w, expect=1).stderr
-    assert "pseudonyms" in said and "key beside the workspace" in said and "A1" not in said
+    assert "pseudonyms" in said and "lower.key.json" in said and "A1" not in said
 
 
 def test_the_key_says_who_is_who_and_only_its_owner_may_read_it(clinic):

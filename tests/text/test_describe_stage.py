@@ -50,10 +50,12 @@ def test_the_summary_says_coverage_levels_exclusions_and_outcomes(w: tuple[str, 
 def test_a_number_far_from_all_others_is_pointed_out(tmp_path: Path):
     table = cohort_table(40)
     table["Weight"] = [str(60 + k) for k in range(39)] + ["7000"]
+    table["Cigarettes"] = ["0"] * 34 + ["5", "10", "10", "15", "20", "4000"]
     table.to_csv(tmp_path / "clinical.csv", index=False)
     said = dgmvlc("describe", *workspace(tmp_path, tmp_path / "clinical.csv")).stdout
-    (line,) = (line for line in said.splitlines() if "far from all others" in line)
+    line, other = (line for line in said.splitlines() if "far from most others" in line)
     assert line.startswith("WARNING: weight") and "(7000)" in line
+    assert other.startswith("WARNING: cigarettes") and "(4000)" in other
 
 
 def test_an_edit_shows_both_sentences_and_writes_nothing(w: tuple[str, str], tmp_path: Path):

@@ -219,6 +219,18 @@ def test_columns_that_would_be_said_alike_are_numbered():
             "fev1": ["1.5", "2.4", "3.2", "2.1"],
         }
     )
-    schema, _ = propose_schema(table)
+    schema, notes = propose_schema(table)
     labels = [schema.attributes[name].label for name in schema.names("condition", "covariate")]
     assert labels == ["smoking status", "smoking status 2", "FEV1", "fev1 2"]
+    assert "Said like fev1" in notes["fev1"]
+
+
+def test_days_that_would_be_said_alike_stay_days_before_the_scan():
+    days = ["-30", "-400", "-12", "-90"]
+    table = pd.DataFrame({"id": list("abcd"), "CTD diag date": days, "Date CTD diag": days[::-1]})
+    schema, _ = propose_schema(table)
+    said = [schema.attributes[name].template for name in schema.names("condition")]
+    assert said == [
+        "CTD diag: {value} {unit} before the scan.",
+        "CTD diag 2: {value} {unit} before the scan.",
+    ]

@@ -96,3 +96,14 @@ def test_two_attributes_that_would_be_said_alike_are_refused(one: dict, other: d
     with pytest.raises(ValidationError, match="a and b would be said alike"):
         schema()
     schema(role="ignore")
+
+
+def test_the_wording_of_the_paper_tells_columns_apart_by_their_headers():
+    def schema(other: str) -> Schema:
+        one = {"column": "FVC", "kind": "number", "label": "vital capacity"}
+        both = {"a": one, "b": {**one, "column": other}}
+        return Schema.model_validate({"id_column": "id", "wording": "paper", "attributes": both})
+
+    assert schema("FVC 2").names() == ["a", "b"]
+    with pytest.raises(ValidationError, match="a and b would be said alike"):
+        schema("FVC")
