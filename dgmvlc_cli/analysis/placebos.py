@@ -21,26 +21,30 @@ def placebo_calibration(effects: pd.DataFrame) -> pd.DataFrame:
     p: an attribute of no meaning moves the model by what it happens to be associated with in this
     cohort, or by less.  Two things tell how much that can be: the k placebos (the effect over
     their root mean square, to Student's t with k degrees of freedom) and the standard error of the
-    contrast in the real scans (the effect over it, to the normal distribution).  p is the larger of
-    the two.  Placebos alone are too small: each is one clause and the studied attribute often
+    contrast in the real scans (the effect over it, to the normal distribution), the larger one of
+    the observed and the debiased effect: the model learns chance associations of all kinds, also
+    those by way of lung volume, which the debiased effect holds fixed.  p is the larger of the two.
+    Placebos alone are too small: each is one clause and the studied attribute often
     several that agree, and a generator that shrinks leaves most of them near 0 and a few large.
     NaN without placebos and where all of them are exactly 0 (a measure that the shared mask holds
     fixed).
     """
     placebos = effects[effects["kind"] == "placebo"].dropna(subset=["effect"])
     sizes = {key: part.abs().to_numpy() for key, part in placebos.groupby(KEYS)["effect"]}
-    real = one_per_outcome(effects, "debiased")
+    real = [one_per_outcome(effects, kind) for kind in ("observed", "debiased")]
     rows = []
     for outcome, row in one_per_outcome(effects, "model_implied").items():
-        se = _standard_error(real[outcome]) if outcome in real else np.nan
+        se = np.fmax.reduce([_standard_error(one.get(outcome)) for one in real])
         known = _calibrate(row["effect"], sizes.get(outcome, np.empty(0)), se)
         rows.append((*outcome, *known))
     columns = [*KEYS, "effect", "placebos", "largest", "rms", "p"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _standard_error(row: pd.Series) -> float:
-    """From a 95 % interval."""
+def _standard_error(row: pd.Series | None) -> float:
+    """From a 95 % interval; NaN where there is none."""
+    if row is None:
+        return np.nan
     return float((row["ci_high"] - row["ci_low"]) / (2 * stats.norm.ppf(0.975)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from effect_rows import evidence
 from scipy import stats
@@ -22,6 +23,15 @@ def test_the_effect_is_judged_by_placebos_and_real_scans_together():
     missing = evidence((np.nan, np.nan), -19.4, method="3 subjects")
     (got,) = placebo_calibration(missing).itertuples()
     assert got.p == pytest.approx(2 * stats.t.sf(19.4 / rms, 2))
+
+
+def test_chance_by_way_of_lung_volume_counts_as_chance():
+    """The debiased effect holds volume fixed and is narrower than what a model may have learned."""
+    table = evidence((0.0, 5.0), 6.1, placebos=(0.9, -0.7, 0.3, -1.5))
+    total = table[table["kind"] == "debiased"].assign(kind="observed", ci_low=-7.6, ci_high=7.6)
+    alone = placebo_calibration(table[table["kind"] != "observed"])["p"].item()
+    together = pd.concat([table[table["kind"] != "observed"], total])
+    assert alone < 0.05 < placebo_calibration(together)["p"].item()
 
 
 def test_the_calibrated_p_stands_beside_the_effect_with_its_method():
