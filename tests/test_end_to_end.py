@@ -366,12 +366,13 @@ def test_a_segmenter_that_is_not_installed_stops_before_any_scan(copy, monkeypat
         assert "lungmask is not installed" in dgmvlc(*asked, *more, expect=1).stderr
     assert (copy / "subjects.tsv").read_bytes() == before
     # What is current needs no segmenter: as in a workspace that came from another machine.
-    monkeypatch.setattr("dgmvlc_cli.stages.preprocess._is_current", lambda task: True)
+    stage = sys.modules["dgmvlc_cli.stages.preprocess"]
+    monkeypatch.setattr(stage, "_is_current", lambda task: True)
     assert "current, kept" in dgmvlc(*asked, "--dry-run").stdout
 
 
 def test_a_demo_is_not_replaced_by_another_one_unasked(tmp_path):
-    dgmvlc("phantom", str(tmp_path / "phantom"), "--subjects", "2", "--spacing", "12", *ONE)
+    dgmvlc("phantom", str(tmp_path / "phantom"), "--subjects", "2", "--spacing", "10", *ONE)
     said = dgmvlc("demo", str(tmp_path), "--preset", "micro", "--subjects", "24", expect=1).stderr
     assert "another cohort" in said and "--force" in said
     assert "none of tiny, micro" in dgmvlc("demo", "--preset", "large", expect=2).stderr
