@@ -512,13 +512,11 @@ def demo(
     A quicker look: [green]dgmvlc demo quick --preset micro --subjects 96[/green]
     """
     from dgmvlc_cli.phantom import PhantomSettings
-    from dgmvlc_cli.stages.demo import PRESETS_SHOWN, demo, phantom
+    from dgmvlc_cli.stages.demo import PRESETS_SHOWN, demo
 
     chosen = one_of(preset, PRESETS_SHOWN, "--preset") or PRESETS_SHOWN[0]
     settings = PhantomSettings(subjects=subjects, null=null, seed=seed)
     run = _run(force=force, dry_run=dry_run, workers=workers, as_json=as_json)
-    if dry_run:
-        return finish(phantom(out / "phantom", settings, run), as_json)
     finish(demo(out, settings, run, chosen), as_json)
 
 

@@ -388,6 +388,11 @@ def read_folds(ws: Workspace, model: str) -> pd.Series:
     return table.set_index("subject")["fold"]
 
 
+def trained_inputs(ws: Workspace, model: str, fold: int) -> dict[str, Any]:
+    """What a fold was trained from and how, as train.json holds it; nothing where there is none."""
+    return (workspace.read_json(ws.fold(model, fold) / "train.json") or {}).get("inputs", {})
+
+
 def require_current_model(ws: Workspace, model: str, fold: int, cohort: Cohort) -> None:
     """Raise DgmvlcError unless the fold's model was trained on the scans and sentences of now.
 
@@ -395,7 +400,7 @@ def require_current_model(ws: Workspace, model: str, fold: int, cohort: Cohort) 
     """
     path = ws.fold(model, fold) / "train.json"
     ws.require(path, f"trained model of fold {fold}", "dgmvlc train")
-    trained = (workspace.read_json(path) or {}).get("inputs", {})
+    trained = trained_inputs(ws, model, fold)
     folds = read_folds(ws, model)
     missing = sorted(set(folds.index) - set(cohort.subjects))
     if missing:

@@ -198,21 +198,16 @@ def sampler_of(pairs: pd.DataFrame) -> str | None:
 
 def unlike(pairs: pd.DataFrame, sampling: Sampling) -> str:
     """How other pairs were sampled, where that differs: `seeds 1, not 2`; else nothing."""
-    made = {
-        "seeds": pairs["seed"].nunique(),
-        "steps": int(pairs["steps"].iloc[0]),
-        "guidance": float(pairs["guidance_scale"].iloc[0]),
-        "sampler": sampler_of(pairs),
-        "seed": int(str(pairs["noise_key"].iloc[0]).partition("/")[0]),
+    seed, _, _ = str(pairs["noise_key"].iloc[0]).partition("/")
+    compared = {
+        "seeds": (pairs["seed"].nunique(), sampling.seeds),
+        "steps": (int(pairs["steps"].iloc[0]), sampling.steps),
+        "guidance": (float(pairs["guidance_scale"].iloc[0]), sampling.guidance_scale),
+        "sampler": (sampler_of(pairs), sampling.sampler),
+        "seed": (int(seed), sampling.seed),
     }
-    asked = {
-        "seeds": sampling.seeds,
-        "steps": sampling.steps,
-        "guidance": sampling.guidance_scale,
-        "sampler": sampling.sampler,
-        "seed": sampling.seed,
-    }
-    return ", ".join(f"{k} {made[k]}, not {asked[k]}" for k in made if made[k] != asked[k])
+    differ = (f"{name} {a}, not {b}" for name, (a, b) in compared.items() if a != b)
+    return ", ".join(differ)
 
 
 def subjects_of(contrast: Contrast, cohort: Cohort, series: Collection[Contrast] = ()) -> list[str]:

@@ -374,7 +374,7 @@ def test_a_segmenter_that_is_not_installed_stops_before_any_scan(copy, monkeypat
 def test_a_demo_is_not_replaced_by_another_one_unasked(tmp_path):
     dgmvlc("phantom", str(tmp_path / "phantom"), "--subjects", "2", "--spacing", "10", *ONE)
     said = dgmvlc("demo", str(tmp_path), "--preset", "micro", "--subjects", "24", expect=1).stderr
-    assert "another cohort" in said and "--force" in said
+    assert "another synthetic cohort" in said and "--force" in said
     assert "none of tiny, micro" in dgmvlc("demo", "--preset", "large", expect=2).stderr
 
 

@@ -24,8 +24,8 @@ def placebo_calibration(effects: pd.DataFrame) -> pd.DataFrame:
     contrast in the real scans (the effect over it, to the normal distribution), the larger one of
     the observed and the debiased effect: the model learns chance associations of all kinds, also
     those by way of lung volume, which the debiased effect holds fixed.  p is the larger of the two.
-    Placebos alone are too small: each is one clause and the studied attribute often
-    several that agree, and a generator that shrinks leaves most of them near 0 and a few large.
+    Placebos alone are too small: each is one clause and the studied attribute often several that
+    agree, and a generator that shrinks leaves most of them near 0 and a few large.
     NaN without placebos and where all of them are exactly 0 (a measure that the shared mask holds
     fixed).
     """
@@ -69,7 +69,7 @@ def calibration_words(placebos: int) -> str:
     """How the model-implied effect is judged by so many placebos, in words."""
     return (
         f"by the root mean square of {placebos} placebos (Student's t) and by the standard error "
-        "in the real scans, whichever gives the larger p"
+        "in the real scans (observed or debiased, the larger), whichever gives the larger p"
     )
 
 

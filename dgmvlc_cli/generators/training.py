@@ -90,13 +90,9 @@ def train_fold(
     trainer = Trainer(network, family, plan, accelerator, compiled=compiled)
     trainer.restore(folder / "state" / "last.pt")
     saved = started = time.monotonic()
-    begun = trainer.progress.step
+    step = _compiling_step if compiled else Trainer.step
     while trainer.progress.step < plan.steps:
-        loss = (
-            trainer.step(tensors)
-            if trainer.progress.step > begun
-            else _first_step(trainer, tensors)
-        )
+        loss, step = step(trainer, tensors), Trainer.step
         trainer.note(loss, time.monotonic() - started)
         on_step(trainer.progress.step, loss)
         late = trainer.progress.step < plan.steps and trainer.is_past(deadline)
@@ -119,13 +115,13 @@ def train_fold(
     return generator
 
 
-def _first_step(trainer: Trainer, tensors: Tensors) -> float:
-    """The step in which torch.compile compiles; DgmvlcError where it cannot."""
+def _compiling_step(trainer: Trainer, tensors: Tensors) -> float:
+    """The first step, in which torch.compile compiles; DgmvlcError where it cannot."""
     try:
         return trainer.step(tensors)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
-        if trainer.stepped is trainer.network or isinstance(error, torch.OutOfMemoryError):
-            raise
         reason = getattr(error, "inner_exception", None) or error
         first = next(iter(str(reason).strip().splitlines()), type(reason).__name__)
         raise DgmvlcError(

@@ -13,7 +13,7 @@ from dgmvlc_cli import mapping, workspace
 from dgmvlc_cli.analysis.contrasts import Contrast
 from dgmvlc_cli.analysis.maps import SMOOTHING_MM
 from dgmvlc_cli.analysis.readings import OBSERVED
-from dgmvlc_cli.cohort import Cohort, model_grid, subjects_with_lobes
+from dgmvlc_cli.cohort import Cohort, model_grid, subjects_with_lobes, trained_inputs
 from dgmvlc_cli.config import Settings
 from dgmvlc_cli.pairs import sampler_of
 from dgmvlc_cli.validating import DEAF, Validation
@@ -119,7 +119,7 @@ def methods_facts(
     maps: mapping.Maps,
 ) -> dict[str, dict[str, Any]]:
     """What each stage that ran did, for the methods prose."""
-    plan = training_plan(ws, settings)
+    plan = trained_inputs(ws, settings.train.model, 0)
     grid, spacing_mm = model_grid(ws, settings.train.model)
     facts = {
         "preprocess": {
@@ -160,13 +160,6 @@ def methods_facts(
     }
     phantom = _phantom_facts(ws, settings)
     return {**({"phantom": phantom} if phantom else {}), **facts}
-
-
-def training_plan(ws: Workspace, settings: Settings) -> dict[str, Any]:
-    """How the first fold was trained, as its sidecar has it."""
-    record = workspace.read_json(ws.fold(settings.train.model, 0) / "train.json") or {}
-    plan: dict[str, Any] = record["inputs"]
-    return plan
 
 
 def map_facts(maps: mapping.Maps) -> dict[str, Any]:
@@ -290,7 +283,7 @@ def provenance(
     Models and pairs are told as they were made, whatever dgmvlc.toml or the options say by now.
     lobes: as `lobe_facts`.
     """
-    plan = training_plan(ws, settings)
+    plan = trained_inputs(ws, settings.train.model, 0)
     chosen = settings.model_dump(mode="json", by_alias=True, exclude={"table_schema"})
     chosen["train"] = {name: plan[name] for name in TRAINED} | {"folds": settings.train.folds}
     (first,) = pairs.head(1).dropna(axis=1).to_dict("records")

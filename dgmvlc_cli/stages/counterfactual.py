@@ -16,7 +16,7 @@ from dgmvlc_cli.config import Settings
 from dgmvlc_cli.counting import counted
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.stages.base import Run, StageResult, dry_run
-from dgmvlc_cli.workspace import Stopwatch, Workspace
+from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +49,7 @@ def counterfactual(
         placebo_contrasts,
         require_scans,
     )
-    from dgmvlc_cli.pairs import folder_name, pairs_inputs, pairs_sidecar, stale_pairs
+    from dgmvlc_cli.pairs import folder_name
 
     cohort = load_cohort(ws, settings)
     asked = asked_contrasts(settings, cohort, question)
@@ -57,45 +57,28 @@ def counterfactual(
     contrasts = list(dict.fromkeys([*asked, *placebos]))
     require_scans(ws, cohort.subjects)
     tasks = _subject_tasks(ws, settings, run, cohort, contrasts, subjects)
-    inputs = pairs_inputs(ws, settings, cohort)
-    sidecars = {one: pairs_sidecar(ws, settings, one, inputs, subjects) for one in contrasts}
-    whole = {one: pairs_sidecar(ws, settings, one, inputs) for one in contrasts}
-    alike = {
-        one: _is_alike(whole[one].outputs[0], tasks[0].sampling, one, run)
-        for one in contrasts
-        if subjects is not None and whole[one].is_current()
-    }
-    for one, kept in alike.items():
-        if kept:
-            del sidecars[one]
+    tables, alike = _tables(ws, settings, run, cohort, contrasts, tasks[0].sampling, subjects)
     if run.dry_run:
-        total = sum(len(task.pairs) for task in tasks)
-        new = sum(len(stale_pairs(task)) for task in tasks)
-        made = f"{counted(new, 'pair')} in {counted(len(contrasts), 'contrast')}"
-        return dry_run("counterfactual", [made, f"{total - new} current, kept"])
+        return _would_generate(tasks, contrasts)
     clock = Stopwatch()
-    for sidecar in sidecars.values():
+    for sidecar in tables.values():
         sidecar.invalidate()
     rows = _generate_all(tasks, run)
-    for one, sidecar in sidecars.items():
+    for one, sidecar in tables.items():
         table = _rows_of(rows, one).sort_values(["subject", "seed"])
         workspace.write_table(sidecar.outputs[0], table)
         sidecar.write(seconds=clock.seconds, pairs=len(table))
     pairs = sum(len(_rows_of(rows, one)) for one in asked)
     folders = [ws.contrast(settings.train.model, folder_name(settings, one)) for one in asked]
+    otherwise = _trained_otherwise(ws, settings)
     summary = [
         f"{'; '.join(one.text for one in asked)}: {counted(pairs, 'pair')} of held-out subjects, "
         f"and {len(rows) - pairs} placebo pairs, in {clock.seconds:.0f} s",
         f"volumes: {', '.join(map(str, folders))}",
         *_cautions(settings, cohort, asked, placebos, subjects),
         *_beside_those_of_all(alike),
+        *_models_as_they_are(otherwise),
     ]
-    if otherwise := _trained_otherwise(ws, settings):
-        summary.append(
-            f"the models are as they were trained ({'; '.join(otherwise)}): for the settings of "
-            "now, run `dgmvlc train` first"
-        )
-    from_scan = " --source scan" if settings.counterfactual.source == "scan" else ""
     facts = {
         "contrasts": [one.text for one in asked],
         "pairs": pairs,
@@ -106,10 +89,45 @@ def counterfactual(
         stage="counterfactual",
         summary=summary,
         facts=facts,
-        next_command=""
-        if subjects is not None
-        else f"dgmvlc analyze {_options(question, asked)}{from_scan}",
+        next_command="" if subjects is not None else _next_command(settings, question, asked),
     )
+
+
+def _would_generate(tasks: list[SubjectTask], contrasts: list[Contrast]) -> StageResult:
+    from dgmvlc_cli.pairs import stale_pairs
+
+    total = sum(len(task.pairs) for task in tasks)
+    new = sum(len(stale_pairs(task)) for task in tasks)
+    made = f"{counted(new, 'pair')} in {counted(len(contrasts), 'contrast')}"
+    return dry_run("counterfactual", [made, f"{total - new} current, kept"])
+
+
+def _tables(
+    ws: Workspace,
+    settings: Settings,
+    run: Run,
+    cohort: Cohort,
+    contrasts: list[Contrast],
+    sampling: Sampling,
+    subjects: Sequence[str] | None,
+) -> tuple[dict[Contrast, Sidecar], dict[Contrast, bool]]:
+    """The sidecars of the pairs.tsv to be written, and which of those of all are sampled alike.
+
+    Where a few subjects are asked for, a current table of all is kept if they are sampled alike.
+    """
+    from dgmvlc_cli.pairs import pairs_inputs, pairs_sidecar
+
+    inputs = pairs_inputs(ws, settings, cohort)
+    tables = {one: pairs_sidecar(ws, settings, one, inputs, subjects) for one in contrasts}
+    if subjects is None:
+        return tables, {}
+    whole = {one: pairs_sidecar(ws, settings, one, inputs) for one in contrasts}
+    alike = {
+        one: _is_alike(sidecar.outputs[0], sampling, one, run)
+        for one, sidecar in whole.items()
+        if sidecar.is_current()
+    }
+    return {one: table for one, table in tables.items() if not alike.get(one)}, alike
 
 
 def _is_alike(path: Path, sampling: Sampling, contrast: Contrast, run: Run) -> bool:
@@ -149,6 +167,15 @@ def _trained_otherwise(ws: Workspace, settings: Settings) -> list[str]:
     return said
 
 
+def _models_as_they_are(otherwise: list[str]) -> list[str]:
+    if not otherwise:
+        return []
+    return [
+        f"the models are as they were trained ({'; '.join(otherwise)}): for the settings of now, "
+        "run `dgmvlc train` first"
+    ]
+
+
 def _cautions(
     settings: Settings,
     cohort: Cohort,
@@ -175,12 +202,13 @@ def _cautions(
     return lines
 
 
-def _options(question: Question, asked: list[Contrast]) -> str:
-    """The question as options, its contrast spelt out."""
-    if question.edits or question.values:
-        return question.options
-    (one,) = asked
-    return Question(attribute=one.attribute, reference=one.reference, target=one.target).options
+def _next_command(settings: Settings, question: Question, asked: list[Contrast]) -> str:
+    """To analyse these pairs: the question as options, its contrast spelt out."""
+    if not (question.edits or question.values):
+        (one,) = asked
+        question = Question(attribute=one.attribute, reference=one.reference, target=one.target)
+    from_scan = " --source scan" if settings.counterfactual.source == "scan" else ""
+    return f"dgmvlc analyze {question.options}{from_scan}"
 
 
 def _rows_of(rows: pd.DataFrame, contrast: Contrast) -> pd.DataFrame:

@@ -18,19 +18,27 @@ QUESTION = stages.Question(attribute="smoking", reference="never smoker", target
 
 
 def phantom(out: Path, settings: PhantomSettings, run: Run) -> StageResult:
-    """Write a synthetic cohort, unless the same one is there already."""
+    """Write a synthetic cohort, unless the same one is there already.
+
+    Raises DgmvlcError where another one is there, and what may have been trained on it.
+    """
     from dgmvlc_cli.phantom.cohort import description
 
-    planned = workspace.plain(description(settings))
-    current = workspace.read_json(out / "phantom.json") == planned and not run.force
+    there = workspace.read_json(out / "phantom.json")
+    current = there == workspace.plain(description(settings)) and not run.force
+    if there is not None and not current and not run.force:
+        raise DgmvlcError(
+            f"{out} holds another synthetic cohort.",
+            "Give this one a folder of its own, or replace the other with --force.",
+        )
     summary = [
         f"{settings.subjects} subjects: {out / 'scans'}, {out / 'clinical.csv'}",
         f"exact counterfactual truth: {out / 'truth.tsv'}",
     ]
-    if run.dry_run:
-        summary = ["would write:", *summary]
-    elif current:
+    if current:
         summary.insert(0, "current, kept")
+    elif run.dry_run:
+        summary = ["would write:", *summary]
     else:
         with run.reporter.track("phantom", settings.subjects) as advance:
             write_cohort(out, settings, progress=lambda done, total: advance(), workers=run.workers)
@@ -40,18 +48,6 @@ def phantom(out: Path, settings: PhantomSettings, run: Run) -> StageResult:
         facts={"scans": str(out / "scans"), "table": str(out / "clinical.csv")},
         next_command=f"dgmvlc init {out / 'scans'} {out / 'clinical.csv'}",
     )
-
-
-def _refuse_another_cohort(folder: Path, cohort: PhantomSettings, run: Run) -> None:
-    """A demo that took an hour is not replaced by another one unasked."""
-    from dgmvlc_cli.phantom.cohort import description
-
-    there = workspace.read_json(folder / "phantom.json")
-    if there is not None and there != workspace.plain(description(cohort)) and not run.force:
-        raise DgmvlcError(
-            f"{folder.parent} holds the demo of another cohort.",
-            "Give this one a folder of its own (`dgmvlc demo my-demo`), or use --force.",
-        )
 
 
 def demo(
@@ -68,8 +64,9 @@ def demo(
         )
     # The truth is measured on the grid that everything else is measured on.
     cohort = replace(cohort, truth_spacing_mm=PRESETS[preset].spacing_mm)
-    _refuse_another_cohort(folder, cohort, run)
-    phantom(folder, cohort, run)
+    made = phantom(folder, cohort, run)
+    if run.dry_run:
+        return made
     init(
         ws,
         folder / "scans",

@@ -148,19 +148,25 @@ def _match(
     scans = ready_subjects(ws)
     matched = rows.loc[rows.index.isin(scans)]
     if matched.empty:
-        raise DgmvlcError(
-            f"No id of the {counted(len(rows), 'row')} of the table is that of one of "
-            f"{counted(len(scans), 'scan')} (their names are pseudonyms)."
-            if behind
-            else f"No id of the table matches a scan: the table has {_few(rows.index)}, "
-            f"the scans are {_few(scans)}.",
-            _near_match(rows.index, scans, behind)
-            or "Set `id_column` under [schema] in dgmvlc.toml, or `subject_from` under [scans] and "
-            "preprocess again"
-            + (f"; the ids of the scans are in {key}." if behind else "."),
-        )
+        raise _no_match(list(rows.index), scans, behind, key)
     without = sorted(set(rows.index) - set(scans)), sorted(set(scans) - set(rows.index))
     return matched, dict(zip(UNMATCHED, without, strict=True))
+
+
+def _no_match(
+    rows: list[str], scans: list[str], behind: Mapping[str, str], key: Path
+) -> DgmvlcError:
+    said = f"the table has {_few(rows)}, the scans are {_few(scans)}"
+    where = ""
+    if behind:
+        said = f"{counted(len(rows), 'row')}, {counted(len(scans), 'scan')}, all under pseudonyms"
+        where = f"; the ids of the scans are in {key}"
+    return DgmvlcError(
+        f"No id of the table matches a scan: {said}.",
+        _near_match(rows, scans, behind)
+        or "Set `id_column` under [schema] in dgmvlc.toml, or `subject_from` under [scans] and "
+        f"preprocess again{where}.",
+    )
 
 
 def _near_match(rows: Iterable[str], scans: Iterable[str], behind: Mapping[str, str]) -> str:

@@ -48,7 +48,7 @@ def preprocess(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     found, identity = find_scans(ws, settings)
     tasks = [_scan_task(scan, found, identity, ws, settings, run) for scan in found.scans]
     _refuse_same_folder(tasks)
-    _refuse_what_none_can_have(tasks, on_cluster=run.cluster is not None)
+    _refuse_what_none_can_have(ws, settings, run, tasks)
     if run.dry_run:
         current = sum(_is_current(task) for task in tasks)
         made = f"{counted(len(tasks) - current, 'scan')} -> {ws.root / 'images'}"
@@ -197,18 +197,18 @@ def _handling(settings: Settings) -> Handling:
     )
 
 
-def _refuse_what_none_can_have(tasks: list[ScanTask], *, on_cluster: bool) -> None:
+def _refuse_what_none_can_have(
+    ws: Workspace, settings: Settings, run: Run, tasks: list[ScanTask]
+) -> None:
     """What would fail for every scan is refused before anything is written."""
     from dgmvlc_cli.imaging.masks import require_masks
     from dgmvlc_cli.imaging.segmenters import require_segmenter
 
-    for masks in {task.masks for task in tasks if task.masks}:
-        require_masks(masks, [task.scan.subject for task in tasks])
-    if on_cluster:  # whose workers may have what this machine has not
-        return
-    for name in {task.handling.segmenter for task in tasks if not task.masks}:
+    if settings.scans.masks:
+        require_masks(ws.root / settings.scans.masks, [task.scan.subject for task in tasks])
+    elif run.cluster is None:  # whose workers may have what this machine has not
         try:
-            require_segmenter(name)
+            require_segmenter(settings.scans.segmenter)
         except DgmvlcError:
             if not all(map(_is_current, tasks)):  # what is current needs none
                 raise

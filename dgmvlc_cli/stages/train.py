@@ -93,11 +93,11 @@ def _planned(
     ws: Workspace, settings: Settings, run: Run, fold: int, cohort: Cohort, use: np.ndarray
 ) -> str:
     """What training would do of a fold, as far as can be told without encoding its sentences."""
-    from dgmvlc_cli.cohort import training_inputs
+    from dgmvlc_cli.cohort import trained_inputs, training_inputs
     from dgmvlc_cli.text.rewording import said_in
 
     subjects = _used(cohort, use)
-    made = _made_from(ws, settings, fold)
+    made = trained_inputs(ws, settings.train.model, fold)
     now: dict[str, Any] = {**training_inputs(ws, cohort, subjects), "version": __version__}
     if settings.train.rewordings:
         now["phrases"] = said_in(cohort.schema)
@@ -110,18 +110,14 @@ def _planned(
     return f"fold {fold}: train on {len(subjects)} subjects{why}"
 
 
-def _made_from(ws: Workspace, settings: Settings, fold: int) -> dict[str, Any]:
-    """The inputs of a trained fold; nothing where there is none."""
-    path = ws.fold(settings.train.model, fold) / "train.json"
-    return (workspace.read_json(path) or {}).get("inputs", {})
-
-
 def trained_otherwise(ws: Workspace, settings: Settings, fold: int = 0) -> dict[str, str]:
     """Where a trained fold differs from what the settings ask for by now: `fusion` -> `a, not b`.
 
     Nothing where there is no such fold.
     """
-    made = _made_from(ws, settings, fold)
+    from dgmvlc_cli.cohort import trained_inputs
+
+    made = trained_inputs(ws, settings.train.model, fold)
     asked = asdict(training_plan(settings, fold, settings.study.text_encoder, ""))
     del asked["encoder_sha256"]
     return {

@@ -139,9 +139,10 @@ class Checks:
         workspace.write_bytes(path, png)
 
     def _write_card(self, fold: int, found: Validation) -> None:
+        from dgmvlc_cli.cohort import trained_inputs
         from dgmvlc_cli.report.card import model_card
 
-        folder = self.ws.fold(self.settings.train.model, fold)
-        trained = (workspace.read_json(folder / "train.json") or {}).get("inputs", {})
+        name = self.settings.train.model
+        trained = trained_inputs(self.ws, name, fold)
         card = model_card(trained, found, int((self.folds != fold).sum()), self.contrast.text)
-        workspace.write_text(folder / "README.md", card)
+        workspace.write_text(self.ws.fold(name, fold) / "README.md", card)
