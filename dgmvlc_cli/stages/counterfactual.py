@@ -307,7 +307,7 @@ def _pair_plans(
     if not wanted:
         raise DgmvlcError(
             f"No held-out subject informs {contrasts[0].text}.",
-            "Choose levels that occur in text/prompts.tsv.",
+            "Choose levels that occur in text/prompts.tsv, and --subjects that have one of them.",
         )
     from_scan = settings.counterfactual.source == "scan"
     own = cohort.sentences
