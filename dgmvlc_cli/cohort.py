@@ -17,6 +17,7 @@ from dgmvlc_cli.analysis.contrasts import Contrast, joint_edit
 from dgmvlc_cli.config import Settings
 from dgmvlc_cli.counting import counted
 from dgmvlc_cli.errors import DgmvlcError, UsageError
+from dgmvlc_cli.imaging.acquisition import acquisition
 from dgmvlc_cli.text.describe import rows_of_prompts
 from dgmvlc_cli.text.edits import edit_value
 from dgmvlc_cli.text.schema import Schema
@@ -33,18 +34,25 @@ class Cohort:
     """Subjects that have both a usable scan and a sentence.
 
     schema: with the placebos as attributes.  rows: cleaned values by subject, placebo columns
-    included.  sentences: by subject.  words: placebo -> level of the studied attribute -> word.
+    included.  sentences: by subject.  scans: how each was made, see `imaging.acquisition`.
+    words: placebo -> level of the studied attribute -> word.
     """
 
     schema: Schema
     rows: pd.DataFrame
     sentences: pd.Series
+    scans: pd.DataFrame
     studied: str
     words: dict[str, dict[str, str]]
 
     @property
     def subjects(self) -> list[str]:
         return list(self.rows.index)
+
+    @property
+    def design(self) -> pd.DataFrame:
+        """What an effect can be adjusted for: the rows, and how the scans were made."""
+        return self.rows.join(self.scans.drop(columns=self.rows.columns, errors="ignore"))
 
     def without(self, subjects: Collection[str]) -> Cohort:
         """The cohort less some subjects."""
@@ -78,10 +86,12 @@ def load_cohort(ws: Workspace, settings: Settings) -> Cohort:
             "Compare the ids in subjects.tsv and text/prompts.tsv; run `dgmvlc describe` again.",
         )
     _require_files(ws.sidecar_path(one) for one in prompts["subject"])
+    subjects = workspace.read_table(ws.subjects_path, ("subject",), dtype=str)
     return Cohort(
         schema=schema,
         rows=rows_of_prompts(prompts, schema),
         sentences=prompts.set_index("subject")["sentence"],
+        scans=acquisition(subjects).reindex(prompts["subject"]),
         studied=record["studied"],
         words={name: placebo["words"] for name, placebo in record["placebos"].items()},
     )
@@ -366,19 +376,28 @@ def assign_folds(rows: pd.DataFrame, studied: str, folds: int, seed: int) -> pd.
     return pd.Series(np.arange(len(dealt)) % folds, index=dealt, name="fold").loc[rows.index]
 
 
-def covariates(settings: Settings, schema: Schema, contrast: Contrast) -> list[str]:
-    """What the observed and debiased effects are adjusted for.
+def covariates(settings: Settings, cohort: Cohort, contrast: Contrast) -> list[str]:
+    """What the observed and debiased effects are adjusted for: columns of the cohort's design.
 
     As set, else every attribute of role `covariate`; never the contrast's own attribute, nor
-    what comes and goes with it (pack-years with smoking).
+    what comes and goes with it (pack-years with smoking).  Then the `scan_covariates`.
     """
-    chosen: Any = settings.analyze.covariates
-    if chosen is None:
-        chosen = schema.names("covariate")
-    for name in chosen:
+    schema, chosen = cohort.schema, settings.analyze.covariates
+    names = schema.names("covariate") if chosen is None else list(chosen)
+    for name in names:
         schema.attribute(name)
     entailed = {contrast.attribute, *schema.followers(contrast.attribute)}
-    return [name for name in chosen if name not in entailed]
+    for name in settings.analyze.scan_covariates:
+        if cohort.scans[name].isna().all():
+            told = [repr(one) for one in cohort.scans if cohort.scans[one].notna().any()]
+            raise UsageError(
+                f"scan_covariates names {name!r}, which no scan of the cohort tells.",
+                f"Told are: {', '.join(told)}." if told else "Run `dgmvlc preprocess --force`.",
+            )
+    return [
+        *(name for name in names if name not in entailed),
+        *settings.analyze.scan_covariates,
+    ]
 
 
 def read_folds(ws: Workspace, model: str) -> pd.Series:

@@ -29,6 +29,15 @@ MaskStructure = Literal[
     "airway",
     "body",
 ]
+Acquisition = Literal[
+    "slice spacing",
+    "slice thickness",
+    "pixel spacing",
+    "tube voltage",
+    "reconstruction kernel",
+    "contrast medium",
+    "scanner maker",
+]
 OPEN_CLIP = "open_clip:"
 DEFAULT_SEED = 0
 SETTINGS_HEADER = (
@@ -235,10 +244,12 @@ class AnalyzeSettings(Section):
     """What is measured and reported.
 
     covariates: adjusted for in the observed and debiased effects; unset takes every
-    attribute of role `covariate`.  truth: the phantom's truth.tsv, where it is known.
+    attribute of role `covariate`.  scan_covariates: of how the scans were made, adjusted for
+    besides.  truth: the phantom's truth.tsv, where it is known.
     """
 
     covariates: tuple[str, ...] | None = None
+    scan_covariates: tuple[Acquisition, ...] = ()
     truth: Path | None = None
 
 

@@ -73,6 +73,7 @@ def test_a_placebo_takes_the_same_step_in_its_own_words():
         schema=schema(),
         rows=rows(),
         sentences=pd.Series(dtype=str),
+        scans=pd.DataFrame(index=rows().index),
         studied="smoking",
         words={"placebo_1": dict(zip(LEVELS, ("birch", "maple", "cedar"), strict=True))},
     )

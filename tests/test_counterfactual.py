@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,31 @@ def test_a_dry_run_knows_what_is_current(root):
     assert "0 pairs in 2 contrasts" in would("counterfactual")
     assert "24 pairs in 1 contrast" in would("counterfactual", "--attribute", "sex", "--force")
     assert "would do:\n24 pairs" in would("analyze")  # its report was never drawn
+
+
+def test_scans_made_unlike_are_told_and_adjusted_for_where_asked(planted, tmp_path):
+    root = tmp_path / "control"
+    shutil.copytree(planted.control, root)
+    settings, scans = root / "dgmvlc.toml", root / "subjects.tsv"
+    said = workspace.read_table(root / "text" / "prompts.tsv", dtype=str).set_index("subject")
+    table = workspace.read_table(scans, dtype=str)
+    studied = table["subject"].map(said[tomllib.loads(settings.read_text())["study"]["attribute"]])
+    first = studied == sorted(studied.dropna().unique())[0]
+    table["source_spacing_mm"] = np.where(first, "5x1x1", "2x1x1")
+    table.loc[table.index % 4 == 0, "source_spacing_mm"] = "3x1x1"
+    workspace.write_table(scans, table)
+    told = dgmvlc("analyze", "-w", str(root), *ONE).stdout
+    assert "made unlike: slice spacing" in " ".join(told.split())
+    text = settings.read_text()
+    settings.write_text(text.replace("scan_covariates = []", 'scan_covariates = ["slice spacing"]'))
+    told = " ".join(dgmvlc("analyze", "-w", str(root), *ONE).stdout.split())
+    assert "The observed and debiased effects are adjusted for it" in told
+    (effects,) = root.glob("analysis/flow/*/effects.tsv")
+    observed = workspace.read_table(effects).query("kind == 'observed'").dropna(subset="effect")
+    assert observed["method"].str.contains("slice spacing").all()
+    settings.write_text(text.replace("scan_covariates = []", 'scan_covariates = ["tube voltage"]'))
+    refused = dgmvlc("analyze", "-w", str(root), expect=2).stderr
+    assert "no scan of the cohort tells" in refused and "slice spacing" in refused
 
 
 def test_a_scan_that_is_gone_leads_to_preprocess(root):

@@ -1,4 +1,4 @@
-"""Comparability of the two groups of a contrast: balance of their covariates, and overlap.
+"""Comparability of the two groups of a contrast: covariates, overlap, and how scans were made.
 
 volume: of the lungs, mL, index subject; with it the groups are those of the debiased effect of all
 measures but volume (`contrasts.at_one_volume`).
@@ -6,14 +6,20 @@ measures but volume (`contrasts.at_one_volume`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
-from dgmvlc_cli.analysis.contrasts import Contrast, cohorts, unique_subjects, with_log_volume
+from dgmvlc_cli.analysis.contrasts import Contrast, cohorts, dose, unique_subjects, with_log_volume
 from dgmvlc_cli.analysis.effects import splits_of
 from dgmvlc_cli.analysis.levels import OVERLAP_COLUMNS, overlap_rows
+from dgmvlc_cli.analysis.verdicts import ALPHA
+from dgmvlc_cli.imaging.acquisition import NUMBERS
+
+ACQUISITION_COLUMNS = ("characteristic", "low_side", "low", "high_side", "high", "p", "p_family")
 
 
 def balance(
@@ -86,3 +92,90 @@ def _differences(a: np.ndarray, x: np.ndarray, e: np.ndarray) -> tuple[float, fl
         x[~target], weights=weight[~target]
     )
     return float(raw / spread), float(weighted / spread)
+
+
+def scanned_alike(scans: pd.DataFrame, design: pd.DataFrame, contrast: Contrast) -> pd.DataFrame:
+    """Whether the scans on both sides of a contrast were made alike: a row per characteristic.
+
+    scans: as `imaging.acquisition.acquisition` has it.  low_side, high_side: the two levels of the
+    attribute, or the halves of a number; low, high: what is found there, in words.  p: of a rank
+    test against the attribute (Spearman for numbers, Kruskal-Wallis for levels, not told being one
+    of them), nan where all scans are the same; p_family: after Holm, over all that differ at all.
+    Characteristics that no scan tells are left out; a joint edit has no sides, hence no row.
+    """
+    a = dose(unique_subjects(design), contrast)
+    # A dose falls with its number where the target is the smaller one.
+    if contrast.numeric and contrast.target < contrast.reference:  # type: ignore[operator]
+        a = -a
+    made = unique_subjects(scans).reindex(a.index)
+    upper = a > a.median() if contrast.numeric else a == 1
+    sides = ("below its median", "above its median") if contrast.numeric else contrast.levels
+    rows = [
+        {
+            "characteristic": str(name),
+            "low_side": sides[0],
+            "low": _found(values[~upper], NUMBERS.get(str(name), "")),
+            "high_side": sides[1],
+            "high": _found(values[upper], NUMBERS.get(str(name), "")),
+            "p": _rank_test(values, a),
+        }
+        for name, values in made.items()
+        if values.notna().any()
+    ]
+    table = pd.DataFrame(rows, columns=list(ACQUISITION_COLUMNS))
+    tested = table["p"].notna()
+    if tested.any():
+        table.loc[tested, "p_family"] = multipletests(table.loc[tested, "p"], method="holm")[1]
+    return table
+
+
+def unlike_words(table: pd.DataFrame, adjusted: Collection[str]) -> list[str]:
+    """What differs in how the scans were made, in sentences for the user; none where nothing does.
+
+    table: as `scanned_alike` has it.  adjusted: the covariates of the analysis.
+    """
+    rows = table[table["p_family"] < ALPHA]
+    unlike = [
+        f"{row.characteristic} ({row.low_side}: {row.low}; {row.high_side}: {row.high}; "
+        f"p = {row.p_family:.2g})"
+        for row in rows.itertuples()
+    ]
+    if not unlike:
+        return []
+    open_ones = [repr(str(name)) for name in rows["characteristic"] if name not in adjusted]
+    advice = (
+        f"Adjust for it: scan_covariates = [{', '.join(open_ones)}] under [analyze]."
+        if open_ones
+        else "The observed and debiased effects are adjusted for it."
+    ).replace("'", '"')
+    return [
+        f"The scans that are compared were made unlike: {'; '.join(unlike)}. That alone can move "
+        f"lung HU. {advice}"
+    ]
+
+
+def _found(values: pd.Series, unit: str) -> str:
+    """What some scans have of one characteristic, in words; unit: of a number, else empty."""
+    known = values.dropna()
+    untold = f"not told {len(values) - len(known)}" if len(known) < len(values) else ""
+    if known.empty:
+        return untold
+    if unit:
+        low, middle, high = np.quantile(known, [0.0, 0.5, 1.0])
+        spread = "" if low == high else f" ({low:.3g} to {high:.3g})"
+        said = f"{middle:.3g} {unit}{spread}"
+    else:
+        said = ", ".join(f"{level} {count}" for level, count in known.value_counts().items())
+    return ", ".join(part for part in (said, untold) if part)
+
+
+def _rank_test(values: pd.Series, a: pd.Series) -> float:
+    """p of an association of one characteristic with the attribute; nan where it does not vary."""
+    if not pd.api.types.is_numeric_dtype(values):
+        levels = [part for _, part in a.groupby(values.fillna("not told"))]
+        alike = len(levels) < 2 or a.nunique() < 2
+        return float("nan") if alike else float(stats.kruskal(*levels).pvalue)
+    known = values.dropna()
+    if known.nunique() < 2 or a[known.index].nunique() < 2:
+        return float("nan")
+    return float(stats.spearmanr(known, a[known.index]).pvalue)

@@ -57,6 +57,8 @@ HEADER_TAGS = [
     "RescaleSlope",
     "RescaleIntercept",
     "ConvolutionKernel",
+    "KVP",
+    "Manufacturer",
     "ContrastBolusAgent",
     "LossyImageCompression",
     "SharedFunctionalGroupsSequence",

@@ -26,13 +26,14 @@ from dgmvlc_cli.imaging.identity import Identity, SubjectRule
 from dgmvlc_cli.imaging.names import NIFTI_SUFFIXES, is_image_name, stem
 from dgmvlc_cli.imaging.scans import PassedOver, Scan, Survey, Traits, below, passed_over
 from dgmvlc_cli.imaging.stacking import Slice, difference
-from dgmvlc_cli.imaging.vocabulary import kernel_name, known_types, known_words
+from dgmvlc_cli.imaging.vocabulary import kernel_name, known_types, known_words, maker_name
 
 MASK_WORDS = ("mask", "label", "seg", "lobes", "lung-", "lung_", "lungs-", "lungs_", "wholelung",
               "roi", "airway")  # fmt: skip
 MASK_TYPES = (sitk.sitkUInt8, sitk.sitkInt8, sitk.sitkUInt16, sitk.sitkUInt32, sitk.sitkUInt64)
 MASK_MAX_VALUES = 64  # more distinct values than any label map of the thorax has in use
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+PLAUSIBLE_KILOVOLTS = (40.0, 200.0)
 PLANES = ("sagittal", "coronal", "axial")  # by the axis of LPS along which slices are stacked
 
 
@@ -321,9 +322,20 @@ def _series_traits(members: list[_Member]) -> Traits:
         height_mm=float(upward @ lengths),
         kernel=kernel_name(header.get("ConvolutionKernel")),
         contrast=bool(str(header.get("ContrastBolusAgent", "") or "").strip()),
+        kvp=_kilovolts(header),
+        maker=maker_name(header.get("Manufacturer")),
         lossy=", ".join(sorted({lossy_compression(one.header) for one in members} - {""})),
         words=known_words(header.get("SeriesDescription")),
     )
+
+
+def _kilovolts(header: Dataset) -> float | None:
+    """The tube voltage of a header; None where it tells none that a tube has."""
+    try:
+        value = float(header.get("KVP") or 0)
+    except (TypeError, ValueError):
+        return None
+    return value if PLAUSIBLE_KILOVOLTS[0] <= value <= PLAUSIBLE_KILOVOLTS[1] else None
 
 
 def _claims_dicom(path: Path) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.imaging.acquisition import made_how
 from dgmvlc_cli.imaging.dicom import read_series
 from dgmvlc_cli.imaging.files import read_scan_file
 from dgmvlc_cli.imaging.hounsfield import peaks, why_not_hu
@@ -99,7 +100,7 @@ def prepare(scan: Scan, handling: Handling, masks: MaskFiles | None = None) -> P
             "Look whether it is a chest CT with lungs in its field of view; or give a mask.",
         )
     facts = {"kind": scan.kind, "slices": source.hu.shape[0], **reading.facts}
-    facts |= {"kernel": scan.traits.kernel, "contrast": scan.traits.contrast}
+    facts |= made_how(scan.traits)
     facts |= _measure(source, labels, found_peaks)
     doubts += [*check_labels(source, labels), *found.notes]
     if found.lobes is not None:

@@ -13,7 +13,8 @@ class Traits:
     """What a series is like; nothing in it can name a patient.
 
     height_mm: extent along the body.  gap_mm: median distance between slices.
-    kernel, words, image_type: only what `vocabulary` knows.  contrast: whether one was given.
+    kernel, maker, words, image_type: only what `vocabulary` knows.  contrast: whether a medium was
+    given.  kvp: tube voltage, kV.
     """
 
     modality: str = ""
@@ -27,6 +28,8 @@ class Traits:
     height_mm: float = 0.0
     kernel: str = ""
     contrast: bool | None = None
+    kvp: float | None = None
+    maker: str = ""
     lossy: str = ""
     words: str = ""
 

@@ -33,6 +33,11 @@ DESCRIPTION_WORDS = frozenset(
      "topogram", "venous", "wo", "with", "without"}
 )  # fmt: skip
 MOST_WORDS = 8
+# Makers of scanners: a word of their names -> how they are called here.
+MAKERS = {"siemens": "Siemens", "ge": "GE", "general": "GE", "philips": "Philips",
+          "toshiba": "Canon", "canon": "Canon", "hitachi": "Hitachi", "neusoft": "Neusoft",
+          "uih": "United Imaging", "united": "United Imaging", "shimadzu": "Shimadzu",
+          "fujifilm": "Fujifilm"}  # fmt: skip
 # What changes the density of a lung by more than any exposure does.
 UNLIKE_INSPIRATION = frozenset({"exp", "expiration", "expiratory", "prone"})
 SMOOTH_KERNELS = frozenset({"SOFT", "STANDARD", "STD", "STD+", "CHST", "A", "B", "C"})
@@ -64,6 +69,12 @@ def kernel_name(value: object) -> str:
     if not name:
         return ""
     return name if sharpness(name) else "other"
+
+
+def maker_name(value: object) -> str:
+    """The maker of a scanner if it is one of `MAKERS`; `other` if not; empty where none is told."""
+    words = re.findall(r"[a-z]+", str(value or "").lower())
+    return next((MAKERS[word] for word in words if word in MAKERS), "other" if words else "")
 
 
 def sharpness(kernel: str) -> Literal["smooth", "sharp", ""]:

@@ -31,6 +31,7 @@ class ReportContents:
     effects:    the table of effects, placebos included (EFFECT_COLUMNS).
     measures:   the table of measures (MEASURE_COLUMNS); arm is "observed" or "attribute=level".
     balance:    covariate, smd_raw, smd_weighted.
+    acquisition: how the scans of both sides were made (see `balance.scanned_alike`).
     cohort:     rows of attribute, coverage (0..1) and levels (text, or level -> count).
     counts:     found, ok, failed, excluded, used: subjects, in the order of the flow.
     exclusions: any columns, usually subject (or attribute) and reason.
@@ -59,6 +60,7 @@ class ReportContents:
     effects: pd.DataFrame
     measures: pd.DataFrame
     balance: pd.DataFrame | None = None
+    acquisition: pd.DataFrame | None = None
     cohort: Sequence[Mapping[str, Any]] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     exclusions: pd.DataFrame | None = None

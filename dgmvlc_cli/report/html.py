@@ -185,8 +185,10 @@ def _thumbnail(path: Path) -> bytes:
 
 def _cohort_context(contents: ReportContents) -> dict[str, Any]:
     balance, exclusions = contents.balance, contents.exclusions
+    made = contents.acquisition
     return {
         "balance_rows": [] if balance is None else records(balance),
+        "acquisition_rows": [] if made is None else records(made),
         "exclusion_columns": [] if exclusions is None else list(exclusions.columns),
         "exclusion_rows": [] if exclusions is None else records(exclusions),
         "training_rows": records(training_table(contents)),
@@ -252,6 +254,7 @@ def report_json(
         "truth": contents.truth,
         "placebo_words": contents.placebo_words,
         "balance": contents.balance,
+        "acquisition": contents.acquisition,
         "counts": contents.counts,
         "cohort": contents.cohort,
         "exclusions": contents.exclusions,

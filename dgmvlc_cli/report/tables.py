@@ -23,6 +23,7 @@ def report_tables(contents: ReportContents, numbers: Numbers) -> dict[str, pd.Da
         "folds": numbers.fold_table.reset_index(),
         "fit": pd.DataFrame(list(contents.fit)),
         "balance": pd.DataFrame() if contents.balance is None else contents.balance,
+        "acquisition": pd.DataFrame() if contents.acquisition is None else contents.acquisition,
         "counts": pd.DataFrame(contents.counts.items(), columns=["stage", "subjects"]),
         "cohort": _cohort(contents),
         "training": training_table(contents),

@@ -59,7 +59,7 @@ def analyze(
     name = settings.train.model
     pairs = read_pairs(ws, settings, cohort, [contrast, *placebos, *others], question)
     folder = ws.analysis(name, analysis_name(settings, series))
-    adjusted = covariates(settings, cohort.schema, contrast)
+    adjusted = covariates(settings, cohort, contrast)
     sidecar = _sidecar(ws, settings, folder, list(pairs), adjusted)
     if run.dry_run:
         kept = "current, kept: " if sidecar.is_current() and not run.force else ""
@@ -94,6 +94,7 @@ def _findings(
 
     series: the contrasts asked for, the studied one last.  adjusted: names of covariates.
     """
+    from dgmvlc_cli.analysis.balance import scanned_alike
     from dgmvlc_cli.analysis.contrasts import informing
     from dgmvlc_cli.analysis.effects import estimate_effects
     from dgmvlc_cli.analysis.paired import distance_rows, statistics_table
@@ -109,9 +110,9 @@ def _findings(
     # Arms made from a scan hold its outcome: they cannot help to predict it.
     helped = settings.counterfactual.source == "mask"
     effects = estimate_effects(
-        measures, cohort.rows, contrast, placebos, adjusted, settings.seed, helped=helped
+        measures, cohort.design, contrast, placebos, adjusted, settings.seed, helped=helped
     )
-    several = tables_of_several(measures, cohort.rows, series, adjusted, settings.seed, helped)
+    several = tables_of_several(measures, cohort.design, series, adjusted, settings.seed, helped)
     subjects = informing(cohort.rows, contrast)
     return Findings(
         contrast=contrast,
@@ -122,10 +123,11 @@ def _findings(
         verdicts=verdicts(effects),
         truth=_against_truth(ws, settings, effects, subjects),
         covariates=adjusted,
+        acquisition=scanned_alike(cohort.scans, cohort.rows, contrast),
         several=several,
         statistics=pd.concat(
             [
-                statistics_table(measures, cohort.rows, contrast, adjusted, settings.seed),
+                statistics_table(measures, cohort.design, contrast, adjusted, settings.seed),
                 distance_rows(distances, shown, settings.seed),
             ],
             ignore_index=True,
@@ -151,6 +153,7 @@ class Findings:
     verdicts: pd.DataFrame
     truth: pd.DataFrame | None
     covariates: list[str]
+    acquisition: pd.DataFrame
     several: dict[str, pd.DataFrame]
     statistics: pd.DataFrame
     distances: pd.DataFrame
@@ -167,7 +170,7 @@ def _sidecar(
 ) -> Sidecar:
     """What the analysis depends on, and how it is done."""
     inputs = {**read_inputs(ws, settings, contrasts), "covariates": adjusted}
-    names = ("measures", "effects", "verdicts", "statistics", "distances", "maps")
+    names = ("measures", "effects", "verdicts", "acquisition", "statistics", "distances", "maps")
     outputs = (*(folder / f"{name}.tsv" for name in names), folder / "report.html")
     return Sidecar(path=folder / "analysis.json", inputs=inputs, outputs=outputs)
 
@@ -199,6 +202,7 @@ def _write_tables(folder: Path, found: Findings) -> None:
     workspace.write_table(folder / "effects.tsv", found.effects)
     workspace.write_table(folder / "verdicts.tsv", found.verdicts)
     workspace.write_table(folder / "placebos.tsv", placebo_calibration(found.effects))
+    workspace.write_table(folder / "acquisition.tsv", found.acquisition)
     for name in (*SEVERAL, "truth.tsv"):  # of an earlier run with other values or settings
         (folder / name).unlink(missing_ok=True)
     for name, table in found.several.items():
@@ -349,7 +353,7 @@ def _maps(
     from dgmvlc_cli.mapping import group_maps, true_map
 
     run.reporter.note("maps: where in the lung")
-    maps = group_maps(looks, cohort.rows, contrasts, adjusted, settings.seed)
+    maps = group_maps(looks, cohort.design, contrasts, adjusted, settings.seed)
     phantom = _phantom(ws, settings) if settings.analyze.truth else None
     if phantom is None:
         return maps
@@ -420,7 +424,7 @@ def _contents(
     ws: Workspace, settings: Settings, cohort: Cohort, found: Findings, seconds: float
 ) -> ReportContents:
     """Everything that the report shows, gathered from the workspace."""
-    from dgmvlc_cli.analysis.balance import balance
+    from dgmvlc_cli.analysis.balance import balance, unlike_words
     from dgmvlc_cli.analysis.contrasts import LUNG_VOLUME
     from dgmvlc_cli.analysis.levels import overlap_words
     from dgmvlc_cli.analysis.readings import Readings
@@ -441,6 +445,7 @@ def _contents(
         verdict=[
             summary_sentence(found.verdicts, found.effects),
             *_planted_sentence(ws, found),
+            *unlike_words(found.acquisition, found.covariates),
             *overlap_words(found.several.get("overlap.tsv", pd.DataFrame({"overlap": []}))),
             *assemble.calibration_sentence(fit),
             *(
@@ -452,7 +457,8 @@ def _contents(
         verdicts=found.verdicts,
         effects=found.effects,
         measures=found.measures[found.measures["subject"].isin(found.subjects)],
-        balance=balance(cohort.rows, contrast, found.covariates, settings.seed, volume),
+        acquisition=found.acquisition,
+        balance=balance(cohort.design, contrast, found.covariates, settings.seed, volume),
         cohort=assemble.cohort_rows(workspace.read_json(ws.attributes_path)),
         counts=assemble.counts(subjects, cohort, int(pairs["subject"].nunique())),
         exclusions=workspace.read_table(ws.text / "exclusions.tsv", dtype=str),

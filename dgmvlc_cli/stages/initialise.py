@@ -156,6 +156,7 @@ def settings_text(
         "",
         "[analyze]",
         '# covariates = ["age", "sex"]   # unset: every attribute of role "covariate"',
+        '# scan_covariates = ["slice spacing", "reconstruction kernel"]   # adjusted for, too',
     ]
     if truth:
         lines.append(f"truth = {_quote(truth)}   # exact, because the cohort is a simulation")

@@ -50,8 +50,8 @@ def plan(
         )
         for one in cohort.subjects
     ]
-    adjusted = covariates(settings, cohort.schema, contrast)
-    table = plan_table(measures_table(look_at_all(tasks, run)), cohort.rows, contrast, adjusted)
+    adjusted = covariates(settings, cohort, contrast)
+    table = plan_table(measures_table(look_at_all(tasks, run)), cohort.design, contrast, adjusted)
     workspace.write_table(path, table)
     return StageResult(
         stage="plan",

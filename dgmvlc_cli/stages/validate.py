@@ -69,9 +69,9 @@ class Checks:
             generator,
             held,
             self._scans,
-            self.cohort.rows,
+            self.cohort.design,
             self.contrast,
-            covariates(self.settings, self.cohort.schema, self.contrast),
+            covariates(self.settings, self.cohort, self.contrast),
             steps=self.settings.counterfactual.steps,
             seed=self.settings.seed,
         )

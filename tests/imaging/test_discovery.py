@@ -219,6 +219,8 @@ def test_every_series_is_a_row_with_what_it_is_like(ramp, tmp_path):
         "SeriesDescription": "Thorax insp 1.0 Jane Doe",
         "ConvolutionKernel": ["Br40d", "3"],
         "SliceThickness": 2.5,
+        "KVP": "120",
+        "Manufacturer": "SIEMENS Doe Healthineers",
     }
     series_of(ramp, tmp_path, "1.1", tags=tags)
     series_of(ramp, tmp_path, "1.2", tags={"Modality": "PT", "ConvolutionKernel": "DOE"})
@@ -233,6 +235,7 @@ def test_every_series_is_a_row_with_what_it_is_like(ramp, tmp_path):
     assert first["words"] == "thorax insp"
     assert first["kernel"] == "BR40D"
     assert (first["slices"], first["gap_mm"], first["thickness_mm"]) == (8, 2.0, 2.5)
+    assert (first["kvp"], first["maker"]) == (120.0, "Siemens")
     assert first["image_type"] == "ORIGINAL/PRIMARY/AXIAL"
     hidden = series_rows(survey(tmp_path), Identity(secret=b"x" * 32))
     assert {row["path"] for row in hidden} == {""}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from commands import dgmvlc
 
+from dgmvlc_cli.imaging.acquisition import acquisition
 from dgmvlc_cli.workspace import read_table
 
 RUN = ("preprocess", "--spacing", "8", "--workers", "1")
@@ -44,6 +45,9 @@ def test_the_choice_is_listed_and_can_be_changed_by_label(export, tmp_path):
     assert series.loc["soft", "chosen"] == "yes"
     assert series.loc["lung", "reason"].startswith("sharp kernel LUNG")
     assert table(tmp_path, "subjects")["kernel"].tolist() == ["SOFT"]
+    made = acquisition(table(tmp_path, "subjects")).iloc[0]
+    assert made["reconstruction kernel"] == "smooth" and made["contrast medium"] == "none"
+    assert made[["slice spacing", "pixel spacing"]].notna().all()
     settings = tmp_path / "dgmvlc.toml"
     chosen = f'\n[scans.choose]\nP1 = "{series.loc["lung", "series"]}"\n\n[table]'
     settings.write_text(settings.read_text().replace("\n[table]", chosen))

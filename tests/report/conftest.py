@@ -14,6 +14,7 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import ndimage
 
+from dgmvlc_cli.analysis.balance import ACQUISITION_COLUMNS
 from dgmvlc_cli.analysis.contrasts import Contrast
 from dgmvlc_cli.analysis.effects import EFFECT_COLUMNS
 from dgmvlc_cli.analysis.looks import Pair, summarise
@@ -304,6 +305,29 @@ def build_contents(
                 "smd_raw": [0.41, 0.22, -0.13],
                 "smd_weighted": [0.01, -0.004, 0.02],
             }
+        ),
+        "acquisition": pd.DataFrame(
+            [
+                (
+                    "slice spacing",
+                    "never smoker",
+                    "1.25 mm (1 to 2)",
+                    "current smoker",
+                    "5 mm (2.5 to 7)",
+                    0.0004,
+                    0.0008,
+                ),
+                (
+                    "reconstruction kernel",
+                    "never smoker",
+                    "smooth 38",
+                    "current smoker",
+                    "smooth 25",
+                    float("nan"),
+                    float("nan"),
+                ),
+            ],
+            columns=list(ACQUISITION_COLUMNS),
         ),
         "cohort": [
             {"attribute": "age", "coverage": 1.0, "levels": "63.2 ± 9.1 (41 to 84)"},
