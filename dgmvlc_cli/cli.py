@@ -326,7 +326,7 @@ def counterfactual(
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Sampler steps.")] = None,
     sampler: Annotated[
         str | None,
-        typer.Option("--sampler", help="Of a diffusion: ddim, dpm-solver, or ddpm (many steps)."),
+        typer.Option("--sampler", help="Of a diffusion: dpm-solver, or ddim or ddpm (many steps)."),
     ] = None,
     guidance: Annotated[
         float | None,

@@ -226,7 +226,7 @@ class CounterfactualSettings(Section):
     """How pairs are sampled: seeds per subject, sampler steps, guidance (1 is honest).
 
     sampler: of a diffusion; ddpm draws fresh noise at every step, the same for both arms of a pair,
-        and wants many steps; unset takes ddim.
+        and wants many steps, as ddim does; unset takes dpm-solver, for which 8 are enough.
     source: `mask` (a new scan under the subject's mask) or `scan` (the subject's own scan, edited).
     differences: also write target less reference arm as volumes.
     """
@@ -278,7 +278,8 @@ class Settings(Section):
     @property
     def sampler(self) -> str | None:
         """The sampler that is used: of a diffusion only, since the others have one each."""
-        return self.counterfactual.sampler or ("ddim" if self.train.model == "diffusion" else None)
+        its_own = "dpm-solver" if self.train.model == "diffusion" else None
+        return self.counterfactual.sampler or its_own
 
     @property
     def preset(self) -> Preset:

@@ -12,7 +12,9 @@ from dgmvlc_cli.errors import DgmvlcError
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 GB = 1e9
-BYTES_PER_VOXEL = 40.0  # of a subject's scan, its wavelet bands, mask bands, weights and scales
+BYTES_PER_VOXEL = (
+    70.0  # of a training subject: its scan, bands of image and mask, weights and scales
+)
 
 
 def needed_gb(preset: Preset, subjects: int, batch_size: int | None = None) -> float:

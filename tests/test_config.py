@@ -134,7 +134,7 @@ def test_a_sampler_is_a_diffusions_alone_which_has_one_where_none_is_chosen():
     assert len(raised.value.message) < 120
     diffusion = {"train": {"model": "diffusion"}}
     assert parse_settings({**content, **diffusion}, "x").sampler == "ddpm"
-    assert parse_settings({**MINIMAL, **diffusion}, "x").sampler == "ddim"
+    assert parse_settings({**MINIMAL, **diffusion}, "x").sampler == "dpm-solver"
     assert parse_settings(MINIMAL, "x").sampler is None
 
 

@@ -6,6 +6,7 @@ wavelet bands are all estimated on the training subjects alone, in closed form.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,7 @@ from dgmvlc_cli.imaging.volume import LUNGS
 from dgmvlc_cli.text.projection import Practice, fit_projection
 
 LOW_PASS_WEIGHT = 4.0
+SUBJECTS_AT_ONCE = 16
 TISSUE_WEIGHT = (0.1, 0.3, 1.0, 1.0, 0.3)  # per Tissue: the lungs are what is asked about
 
 
@@ -149,7 +151,10 @@ def fit_conditioning(data: TrainingSet, plan: TrainingPlan) -> tuple[Conditionin
     standardiser = plain_standardiser() if plan.paper else fit_standardiser(scans)
     projection = fit_projection(data.practice, data.embeddings)
     text = projection(data.embeddings)
-    z = standardiser.to_z(data.hu, data.labels)
+    z = by_parts(
+        lambda part: torch.from_numpy(standardiser.to_z(data.hu[part], data.labels[part])),
+        len(data.hu),
+    ).numpy()
     level, residuals = _level(z, data.labels, text, plan)
     conditioning = Conditioning(
         standardiser=standardiser,
@@ -194,22 +199,38 @@ def loss_weight(labels: np.ndarray, levels: int) -> torch.Tensor:
 
 
 def to_tensors(data: TrainingSet, conditioning: Conditioning, residuals: Residuals) -> Tensors:
-    levels = conditioning.wavelet_levels
+    levels, count = conditioning.wavelet_levels, len(data.hu)
     labels = torch.from_numpy(data.labels)
     text = conditioning.projection(data.embeddings)
     said = np.concatenate((data.embeddings[:, None], data.rewordings), axis=1)
     heights = np.stack([height_profiles(one) for one in data.labels])
     return Tensors(
-        bands=conditioning.to_bands(data.hu, data.labels, text),
-        weight=loss_weight(data.labels, levels),
-        context=mask_context(labels, levels),
-        sigma=coefficient_scale(conditioning.band_scale, blocks(labels, levels)),
+        bands=by_parts(
+            lambda part: conditioning.to_bands(data.hu[part], data.labels[part], text[part]), count
+        ),
+        weight=by_parts(lambda part: loss_weight(data.labels[part], levels), count),
+        context=by_parts(lambda part: mask_context(labels[part], levels), count),
+        sigma=by_parts(
+            lambda part: coefficient_scale(conditioning.band_scale, blocks(labels[part], levels)),
+            count,
+        ),
         wordings=torch.from_numpy(conditioning.projection(said)),
         lung=torch.from_numpy(np.isin(data.labels, LUNGS)),
         heights=torch.from_numpy(heights).float(),
         own=torch.from_numpy(residuals.own).float(),
         left_out=torch.from_numpy(residuals.left_out).float(),
     )
+
+
+def by_parts(make: Callable[[slice], torch.Tensor], count: int) -> torch.Tensor:
+    """What `make` makes of `count` subjects, a few at a time: steps on the way take much memory."""
+    whole = torch.empty(0)
+    for start in range(0, count, SUBJECTS_AT_ONCE):
+        part = make(slice(start, start + SUBJECTS_AT_ONCE))
+        if start == 0:
+            whole = part.new_empty((count, *part.shape[1:]))
+        whole[start : start + len(part)] = part
+    return whole
 
 
 def build_network(conditioning: Conditioning, plan: TrainingPlan) -> TextUNet:

@@ -64,7 +64,7 @@ def see_levels(level: RegionalLevel, tensors: Tensors) -> SeenLevels:
     levels = wavelet.levels_of(tensors.bands.shape[1])
     profiles = level.profiles(context[:, -COORDINATES:]) * lung_fraction(context)[:, None]
     heights = [
-        wavelet.forward((height[:, :, None, None] * lung)[:, None], levels)[:, 0]
+        wavelet.forward((height[:, :, None, None] * lung)[:, None], levels)[:, 0].clone()
         for height, lung in zip(tensors.heights, tensors.lung, strict=True)
     ]
     return SeenLevels(

@@ -42,12 +42,11 @@ def acquisition(subjects: pd.DataFrame) -> pd.DataFrame:
     subjects: subjects.tsv as text.  kernel: smooth or sharp.  contrast medium: given or none.
     """
     known = subjects.set_index("subject").reindex(columns=COLUMNS)
-    spacing = known["source_spacing_mm"].astype("string").str.split("x", expand=True)
-    slices, _, pixels = (spacing.get(axis) for axis in range(3))
+    spacing = known["source_spacing_mm"].astype("string").str.split("x")
     numbers = {
-        "slice spacing": slices,
+        "slice spacing": spacing.str[0],
         "slice thickness": known["slice_thickness_mm"],
-        "pixel spacing": pixels,
+        "pixel spacing": spacing.str[2],
         "tube voltage": known["kvp"],
     }
     levels = {

@@ -56,10 +56,9 @@ def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     for fold in range(folds):
         use = (assigned != fold).to_numpy()
         plan = training_plan(settings, fold, encoder.name, encoder.sha256)
-        data = training_set(images, texts, use)
-        jobs.append((plan, data, _model_sidecar(ws, settings, plan, cohort, use, texts.practice)))
+        jobs.append((plan, use, _model_sidecar(ws, settings, plan, cohort, use, texts.practice)))
     process = this_process()
-    kept = [sidecar.is_current() and not run.force for *_, sidecar in jobs]
+    kept = [sidecar.is_current() and not run.force for _, _, sidecar in jobs]
     process.wait_for_everyone()
     if not all(kept) and process.is_main_process:
         # Without it nobody is held out: no kill may leave old folds beside new models.
@@ -69,12 +68,13 @@ def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     notes = []
     checks = Checks(ws, settings, cohort, assigned, images, texts.embeddings, encoder)
     run.reporter.note(f"to be checked on held-out subjects: {checks.contrast.text}")
-    for job, current in zip(jobs, kept, strict=True):
-        plan, *_ = job
+    for (plan, use, sidecar), current in zip(jobs, kept, strict=True):
         if current:
             notes.append(f"fold {plan.fold}: current, kept")
         else:
-            notes.append(_train_one(ws, settings, run, *job, deadline=deadline))
+            data = training_set(images, texts, use)
+            notes.append(_train_one(ws, settings, run, plan, data, sidecar, deadline=deadline))
+            del data
         if process.is_main_process:
             notes += [f"  {line}" for line in checks.words(plan.fold, run)]
     if process.is_main_process:

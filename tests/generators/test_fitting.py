@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from dgmvlc_cli.generators import fitting
 from dgmvlc_cli.generators.fitting import Drawn, fit_conditioning, to_tensors
 
 
@@ -28,3 +29,13 @@ def test_a_step_hears_the_wordings_that_it_draws(training_set, plan):
     assert np.allclose(heard[1], said(others[7, 0]), atol=1e-5)
     assert np.allclose(heard[2], said(others[7, 1]), atol=1e-5)
     assert not heard[3].any()
+
+
+def test_a_few_subjects_at_a_time_are_prepared_as_all_at_once(training_set, plan, monkeypatch):
+    conditioning, residuals = fit_conditioning(training_set, plan)
+    whole = to_tensors(training_set, conditioning, residuals)
+    monkeypatch.setattr(fitting, "SUBJECTS_AT_ONCE", 5)
+    assert len(training_set.hu) % 5
+    parts = to_tensors(training_set, conditioning, residuals)
+    for name in ("bands", "weight", "context", "sigma"):
+        assert torch.equal(getattr(parts, name), getattr(whole, name))
