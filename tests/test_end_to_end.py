@@ -20,6 +20,7 @@ from pages import NUMBER, trace_numbers, written
 
 from dgmvlc_cli import workspace
 from dgmvlc_cli.analysis.readings import MEASURE_COLUMNS
+from dgmvlc_cli.errors import DgmvlcError
 
 EFFECT_COLUMNS = [
     "measure",
@@ -258,6 +259,22 @@ def test_a_training_that_is_refused_leaves_the_models_as_they_are(copy):
     said = dgmvlc("train", "--steps", "3", "-w", str(copy), expect=2).stderr
     assert "needs a GPU" in said
     assert before == {path: path.read_bytes() for path in before if path.exists()}
+
+
+def test_the_settings_of_training_reach_it(copy, monkeypatch):
+    given = {}
+
+    def stop(*_, **settings):
+        given.update(settings)
+        raise DgmvlcError("enough", "Look at what was given.")
+
+    monkeypatch.setattr("dgmvlc_cli.generators.training.train_fold", stop)
+    settings = copy / "dgmvlc.toml"
+    added = '[train]\ncompile = true\nprecision = "fp32"\ncheckpoint_seconds = 7.0'
+    settings.write_text(settings.read_text().replace("[train]", added))
+    dgmvlc("train", "--force", "-w", str(copy), expect=1)
+    assert given["compiled"] is True
+    assert (given["precision"], given["checkpoint_seconds"]) == ("fp32", 7.0)
 
 
 def test_other_placebos_ask_for_another_training(copy):

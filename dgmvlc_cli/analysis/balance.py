@@ -165,7 +165,9 @@ def _found(values: pd.Series, unit: str) -> str:
         spread = "" if low == high else f" ({low:.3g} to {high:.3g})"
         said = f"{middle:.3g} {unit}{spread}"
     else:
-        said = ", ".join(f"{level} {count}" for level, count in known.value_counts().items())
+        said = ", ".join(
+            f"{level} {count}" for level, count in known.value_counts().sort_index().items()
+        )
     return ", ".join(part for part in (said, untold) if part)
 
 
