@@ -25,6 +25,7 @@ from dgmvlc_cli.workspace import Workspace
 
 if TYPE_CHECKING:
     from dgmvlc_cli.imaging.identity import Identity
+    from dgmvlc_cli.text.encoders import Encoder
 
 LEAST_SUBJECTS_PER_FOLD = 4
 
@@ -410,6 +411,19 @@ def read_folds(ws: Workspace, model: str) -> pd.Series:
 def trained_inputs(ws: Workspace, model: str, fold: int) -> dict[str, Any]:
     """What a fold was trained from and how, as train.json holds it; nothing where there is none."""
     return (workspace.read_json(ws.fold(model, fold) / "train.json") or {}).get("inputs", {})
+
+
+def require_encoder(ws: Workspace, settings: Settings, encoder: Encoder) -> None:
+    """Raise DgmvlcError where a fold hears another encoder: the embeddings would mean nothing."""
+    name = settings.train.model
+    for fold in range(settings.train.folds):
+        made = workspace.read_json(ws.fold(name, fold) / "conditioning.json")
+        if made is not None and made.get("encoder_sha256") != encoder.sha256:
+            raise DgmvlcError(
+                f"The model of fold {fold} was trained with another text encoder than "
+                f"{encoder.name}.",
+                "Set `text_encoder` under [study] back, or run `dgmvlc train` again.",
+            )
 
 
 def require_current_model(ws: Workspace, model: str, fold: int, cohort: Cohort) -> None:

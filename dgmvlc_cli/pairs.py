@@ -181,13 +181,12 @@ def sentence_there_and_back(cohort: Cohort, subject: str, contrast: Contrast) ->
 
 def arm_edits(
     contrast: Contrast, level: str | float, schema: Schema, rows: pd.DataFrame
-) -> dict[str, str | float]:
-    """The level, and the cohort's typical value of everything that comes with it."""
-    edits: dict[str, str | float] = {contrast.attribute: level}
+) -> dict[str, str | float | None]:
+    """The level, and the cohort's typical value of everything that comes with it, None included."""
+    edits: dict[str, str | float | None] = {contrast.attribute: level}
     if contrast.numeric:
         return edits
-    typical = bundle_values(schema, contrast.attribute, str(level), rows)
-    return edits | {name: value for name, value in typical.items() if value is not None}
+    return edits | bundle_values(schema, contrast.attribute, str(level), rows)
 
 
 def sampler_of(pairs: pd.DataFrame) -> str | None:
@@ -324,17 +323,22 @@ def _generate(
     """Sample arms batch by batch, write their volumes, yield each plan once it is whole.
 
     An arm that several contrasts share (the reference of a series of levels) is sampled once.
+    Batches are those of all plans of a subject, whichever are wanted: rounding depends on them.
     """
     sampling = task.sampling
-    arms = _distinct_arms(plans, sampling.seeds)
+    wanted = {path for plan in plans for path in _volumes(plan, sampling)}
+    batches = [
+        batch
+        for batch in _batches(task.pairs, sampling)
+        if not wanted.isdisjoint(path for one in batch for path in one.paths)
+    ]
     waiting = list(plans)
-    for start in range(0, len(arms), sampling.batch_size):
-        batch = arms[start : start + sampling.batch_size]
+    for done, batch in enumerate(batches, start=1):
         hu = _sample(generator, batch, masks, sampling)
         for one, voxels in zip(batch, hu, strict=True):
             for path in one.paths:
                 write_volume(path, replace(masks[one.subject][0], hu=voxels))
-        unwritten = {path for one in arms[start + len(batch) :] for path in one.paths}
+        unwritten = {path for later in batches[done:] for one in later for path in one.paths}
         whole = [plan for plan in waiting if unwritten.isdisjoint(_volumes(plan, sampling))]
         waiting = [plan for plan in waiting if plan not in whole]
         for plan in whole:
@@ -384,6 +388,14 @@ class Arm:
     embedding: np.ndarray
     factual: np.ndarray | None
     paths: tuple[Path, ...]
+
+
+def _batches(plans: Sequence[PairPlan], sampling: Sampling) -> Iterator[list[Arm]]:
+    """The arms of each subject, a batch at a time."""
+    for subject in dict.fromkeys(plan.subject for plan in plans):
+        arms = _distinct_arms([one for one in plans if one.subject == subject], sampling.seeds)
+        for start in range(0, len(arms), sampling.batch_size):
+            yield arms[start : start + sampling.batch_size]
 
 
 def _distinct_arms(plans: list[PairPlan], seeds: int) -> list[Arm]:

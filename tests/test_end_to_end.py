@@ -277,6 +277,41 @@ def test_the_settings_of_training_reach_it(copy, monkeypatch):
     assert (given["precision"], given["checkpoint_seconds"]) == ("fp32", 7.0)
 
 
+def test_a_study_of_what_follows_another_attribute_is_trained_and_checked(copy):
+    settings = copy / "dgmvlc.toml"
+    text = settings.read_text()
+    for key in ("attribute", "reference", "target"):
+        text = re.sub(rf'^{key} = ".*"$', "", text, count=1, flags=re.MULTILINE)
+    settings.write_text(text.replace("[study]", '[study]\nattribute = "pack_years"'))
+    dgmvlc("describe", "-w", str(copy))
+    said = dgmvlc("train", *TRAIN, "-w", str(copy)).stdout
+    assert "pack_years" in said and (copy / "models" / "flow" / "folds.tsv").exists()
+
+
+def test_a_check_is_made_anew_where_it_would_be_of_another_question(copy):
+    record = copy / "models" / "flow" / "fold-0" / "validation.json"
+    before = workspace.read_json(record)
+    settings = copy / "dgmvlc.toml"
+    settings.write_text(
+        settings.read_text().replace('target = "current smoker"', 'target = "former smoker"')
+    )
+    said = dgmvlc("train", *TRAIN, "-w", str(copy)).stdout
+    assert "fold 0: current, kept" in said and "checking it" in said
+    after = workspace.read_json(record)
+    assert after["contrast"].endswith("former smoker") and before["contrast"] != after["contrast"]
+    assert after["weights_sha256"] == before["weights_sha256"]
+    assert "checking it" not in dgmvlc("train", *TRAIN, "-w", str(copy)).stdout
+
+
+def test_another_encoder_than_the_models_is_refused(copy, monkeypatch):
+    conditioning = copy / "models" / "flow" / "fold-1" / "conditioning.json"
+    content = json.loads(conditioning.read_text())
+    conditioning.write_text(json.dumps({**content, "encoder_sha256": "0"}))
+    for stage in ("counterfactual", "evaluate"):
+        said = dgmvlc(stage, "--force", "-w", str(copy), expect=1).stderr
+        assert "fold 1 was trained with another text encoder" in " ".join(said.split())
+
+
 def test_other_placebos_ask_for_another_training(copy):
     w = ("-w", str(copy))
     dgmvlc("describe", "--placebos", "2", *w)

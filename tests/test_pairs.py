@@ -137,6 +137,26 @@ def test_what_is_current_is_kept(task, model):
     assert again.sampled == 0
 
 
+def test_pairs_that_a_kill_left_out_are_made_in_the_batches_of_the_whole(task, model):
+    class Rounding(Linear):
+        """What it makes depends on what else is in the batch, as floating-point sums do."""
+
+        def generate(self, noises, labels, embeddings, **how):
+            return super().generate(noises, labels, embeddings) + round(embeddings.sum())
+
+    model(Rounding())
+    rows = generate_task(task())
+    made = {path: path.read_bytes() for path in task().workspace.root.rglob("*_ct.nii.gz")}
+    assert len(made) > 8
+    plan = task().pairs[1]
+    plan.sidecar_path.unlink()
+    for row in rows:
+        if (row["subject"], row["target"]) == (plan.subject, plan.contrast.target):
+            (task().workspace.root / row["target_path"]).unlink()
+    generate_task(task())
+    assert made == {path: path.read_bytes() for path in made}
+
+
 def test_another_sampler_makes_the_pairs_anew_and_is_named(task, model):
     generator = model(Linear())
     generate_task(task())

@@ -23,11 +23,12 @@ def this_process() -> PartialState:
 def mixed_precision(precision: str) -> str:
     """What accelerate calls it on this device: `bf16` or `no`.
 
-    precision: `fp32`, `bf16` (activations of the convolutions only; weights, optimiser, level and
-    loss stay in fp32), or `auto`: bf16 on a GPU that has it.  Raises UsageError for bf16 on a CPU:
+    precision: `fp32`, `bf16` (of activations; weights, optimiser, regional means and loss stay in
+    fp32), or `auto`: bf16 on a GPU that has it.  Raises UsageError for bf16 on a CPU:
     there some gradients of 3-D convolutions come out non-finite.
     """
-    able = this_process().device.type == "cuda" and torch.cuda.is_bf16_supported()
+    on_gpu = this_process().device.type == "cuda"
+    able = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "bf16" and not able:
         raise UsageError(
             "Precision bf16 needs a GPU that has it.",

@@ -59,6 +59,7 @@ class Progress:
 
     step: int = 0
     skipped: int = 0
+    seconds: float = 0.0
     log: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -89,11 +90,13 @@ def train_fold(
         warm_up_level(network, family, tensors, plan)
     trainer = Trainer(network, family, plan, accelerator, compiled=compiled)
     trainer.restore(folder / "state" / "last.pt")
-    saved = started = time.monotonic()
+    saved = time.monotonic()
+    started = saved - trainer.progress.seconds
     step = _compiling_step if compiled else Trainer.step
     while trainer.progress.step < plan.steps:
+        rate = trainer.schedule.get_last_lr()[0]
         loss, step = step(trainer, tensors), Trainer.step
-        trainer.note(loss, time.monotonic() - started)
+        trainer.note(loss, rate, time.monotonic() - started)
         on_step(trainer.progress.step, loss)
         late = trainer.progress.step < plan.steps and trainer.is_past(deadline)
         if late or time.monotonic() - saved > checkpoint_seconds:
@@ -243,11 +246,11 @@ class Trainer:
                 "Train again with a smaller learning rate ([train] learning_rate).",
             )
 
-    def note(self, loss: float, seconds: float) -> None:
-        """A row of train.tsv, every few steps and at the last."""
-        step = self.progress.step
+    def note(self, loss: float, rate: float, seconds: float) -> None:
+        """A row of train.tsv, every few steps and at the last; seconds: since the first step."""
+        step, self.progress.seconds = self.progress.step, seconds
         if step % LOG_EVERY == 0 or step == self.plan.steps:
-            row = {"step": step, "loss": loss, "lr": self.schedule.get_last_lr()[0]}
+            row = {"step": step, "loss": loss, "lr": rate}
             self.progress.log.append({**row, "seconds": round(seconds, 2)})
             self.accelerator.log({"loss": loss, "learning rate": row["lr"]}, step=step)
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from dgmvlc_cli.analysis.contrasts import Contrast
     from dgmvlc_cli.cohort import Cohort
     from dgmvlc_cli.pairs import PairPlan, Sampling, SubjectTask
-    from dgmvlc_cli.text.encoders import Encoder
 
 SUBJECTS_PER_TASK = 8
 
@@ -290,6 +289,7 @@ def _pair_plans(
     known: set[str],
 ) -> dict[str, list[PairPlan]]:
     """Subject -> its pairs, with edited sentences and their embeddings."""
+    from dgmvlc_cli.cohort import require_encoder
     from dgmvlc_cli.pairs import PairPlan, arm_sentences, folder_name, subjects_of
     from dgmvlc_cli.text.edits import ContradictionError
     from dgmvlc_cli.text.encoders import encode_cached, load_encoder
@@ -316,7 +316,7 @@ def _pair_plans(
     encoded = np.zeros((len(texts), 0))  # enough for a dry run, which saves no embeddings
     if not run.dry_run:
         encoder = load_encoder(settings.study.text_encoder)
-        _require_encoder(ws, settings, encoder)
+        require_encoder(ws, settings, encoder)
         encoded = encode_cached(encoder, texts, ws.text / "embeddings.npz")
     embedding = dict(zip(texts, encoded, strict=True))
     plans: dict[str, list[PairPlan]] = {}
@@ -331,17 +331,6 @@ def _pair_plans(
         )
         plans.setdefault(subject, []).append(plan)
     return plans
-
-
-def _require_encoder(ws: Workspace, settings: Settings, encoder: Encoder) -> None:
-    """Another encoder's embeddings would mean nothing to the model."""
-    path = ws.fold(settings.train.model, 0) / "conditioning.json"
-    trained_with = (workspace.read_json(path) or {}).get("encoder_sha256")
-    if trained_with != encoder.sha256:
-        raise DgmvlcError(
-            f"The model was trained with another text encoder than {encoder.name}.",
-            "Set `text_encoder` under [study] back, or run `dgmvlc train` again.",
-        )
 
 
 def _known(subjects: Sequence[str], held_out: list[str]) -> list[str]:

@@ -43,7 +43,7 @@ def evaluate(
     pairs = read_pairs(ws, settings, cohort, [contrast], question)[contrast]
     pairs = pairs[pairs["subject"].isin(informing(cohort.rows, contrast))]
     path = ws.analysis(settings.train.model, folder_name(settings, contrast)) / "evaluation.tsv"
-    inputs = read_inputs(ws, settings, [contrast])
+    inputs = {**read_inputs(ws, settings, [contrast]), "encoder": settings.study.text_encoder}
     sidecar = Sidecar(path=path.with_suffix(".json"), inputs=inputs, outputs=(path,))
     current = sidecar.is_current() and not run.force
     if run.dry_run:
@@ -152,12 +152,14 @@ def _images_back(
 
 
 def _return_tasks(ws: Workspace, settings: Settings, pairs: pd.DataFrame) -> list[ReturnTask]:
+    from dgmvlc_cli.cohort import require_encoder
     from dgmvlc_cli.pairs import ARMS, ReturnTask, Sampling, sampler_of
     from dgmvlc_cli.text.encoders import encode_cached, load_encoder
 
     first = pairs[pairs["seed"] == 0]
     texts = sorted({text for arm in ARMS for text in first[f"{arm}_sentence"]})
     encoder = load_encoder(settings.study.text_encoder)
+    require_encoder(ws, settings, encoder)
     encoded = encode_cached(encoder, texts, ws.text / "embeddings.npz")
     sampling = Sampling(
         seed=settings.seed,

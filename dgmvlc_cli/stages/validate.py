@@ -41,25 +41,43 @@ class Checks:
     encoder: Encoder
 
     def words(self, fold: int, run: Run) -> list[str]:
-        """What validation found, in words; validated anew unless the fold was kept."""
+        """What validation found, in words; validated anew unless it was asked the same before."""
         from dgmvlc_cli.validating import Validation
 
         path = self.ws.validation_path(self.settings.train.model, fold)
-        weights = self.ws.weights(self.settings.train.model, fold)
+        asked = workspace.plain(self._asked(fold))
         record: dict[str, Any] = workspace.read_json(path) or {}
-        sha256 = workspace.sha256_files(list(weights))
-        if record.get("weights_sha256") != sha256:
+        if any(record.get(name) != value for name, value in asked.items()):
             run.reporter.note(f"fold {fold}: checking it on held-out subjects")
             held = self._held_out(fold)
+            if not held.subjects:
+                return [f"no held-out subject can be edited so: {self.contrast.text}; not checked"]
             found, made = self._validate(fold, held)
-            workspace.write_json(path, {"weights_sha256": sha256, "validation": found.facts()})
+            workspace.write_json(path, {**asked, "validation": found.facts()})
             self._write_card(fold, found)
             self._write_preview(fold, held, made)
             return found.words()
         return Validation(**record["validation"]).words()
 
-    def _validate(self, fold: int, held: HeldOut) -> tuple[Validation, Made]:
+    def _asked(self, fold: int) -> dict[str, Any]:
+        """What a validation depends on."""
+        weights = self.ws.weights(self.settings.train.model, fold)
+        return {
+            "weights_sha256": workspace.sha256_files(list(weights)),
+            "contrast": self.contrast.text,
+            "covariates": self._covariates,
+            "steps": self.settings.counterfactual.steps,
+            "sampler": self.settings.sampler,
+            "seed": self.settings.seed,
+        }
+
+    @cached_property
+    def _covariates(self) -> list[str]:
         from dgmvlc_cli.cohort import covariates
+
+        return covariates(self.settings, self.cohort, self.contrast)
+
+    def _validate(self, fold: int, held: HeldOut) -> tuple[Validation, Made]:
         from dgmvlc_cli.generators.model import Generator
         from dgmvlc_cli.validating import validate
 
@@ -71,7 +89,7 @@ class Checks:
             self._scans,
             self.cohort.design,
             self.contrast,
-            covariates(self.settings, self.cohort, self.contrast),
+            self._covariates,
             steps=self.settings.counterfactual.steps,
             seed=self.settings.seed,
         )
@@ -96,23 +114,14 @@ class Checks:
         return scan_rows(self.cohort.subjects, hu, labels, self.settings.preset.spacing_mm)
 
     def _held_out(self, fold: int) -> HeldOut:
-        from dgmvlc_cli.pairs import arm_sentences
         from dgmvlc_cli.text.encoders import encode_cached
         from dgmvlc_cli.validating import MAXIMUM_SUBJECTS, HeldOut
 
-        index = np.flatnonzero((self.folds == fold).to_numpy())[:MAXIMUM_SUBJECTS]
-        subjects = [self.cohort.subjects[i] for i in index]
-        rows = self.cohort.rows
-        said = [
-            text
-            for one in subjects
-            for text in arm_sentences(
-                {str(name): value for name, value in rows.loc[one].items()},
-                self.contrast,
-                self.cohort.schema,
-                rows,
-            )
-        ]
+        held = np.flatnonzero((self.folds == fold).to_numpy()).tolist()
+        arms = {place: self._arms(self.cohort.subjects[place]) for place in held}
+        index = [place for place in held if arms[place]][:MAXIMUM_SUBJECTS]
+        subjects = [self.cohort.subjects[place] for place in index]
+        said = [text for place in index for text in arms[place]]
         encoded = encode_cached(self.encoder, said, self.ws.text / "embeddings.npz")
         hu, labels = self.images
         return HeldOut(
@@ -122,6 +131,18 @@ class Checks:
             factual=self.embeddings[index],
             arms=encoded.reshape(len(subjects), 2, -1),
         )
+
+    def _arms(self, subject: str) -> tuple[str, ...]:
+        """Both sentences of a subject; none where the rest of its row forbids the edit."""
+        from dgmvlc_cli.pairs import arm_sentences
+        from dgmvlc_cli.text.edits import ContradictionError
+
+        rows = self.cohort.rows
+        row = {str(name): value for name, value in rows.loc[subject].items()}
+        try:
+            return arm_sentences(row, self.contrast, self.cohort.schema, rows)
+        except ContradictionError:
+            return ()
 
     def _write_preview(self, fold: int, held: HeldOut, made: Made) -> None:
         from dgmvlc_cli.report.preview import preview

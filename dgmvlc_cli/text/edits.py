@@ -29,7 +29,7 @@ class ContradictionError(UsageError):
 
 def edit_row(
     row: Mapping[str, Any],
-    edits: Mapping[str, str | float],
+    edits: Mapping[str, str | float | None],
     schema: Schema,
     rows: pd.DataFrame,
     *,
@@ -37,14 +37,17 @@ def edit_row(
 ) -> dict[str, Any]:
     """The row with the edits made and their bundles carried along.
 
-    row: attribute -> cleaned value.  edits: attribute -> level or number; an edit named here
-    wins over a bundle.  rows: the cohort whose medians newly appearing values take where the
-    schema declares none.
+    row: attribute -> cleaned value.  edits: attribute -> level, number, or None to say
+    nothing of it; an edit named here wins over a bundle.  rows: the cohort whose medians newly
+    appearing values take where the schema declares none.
     scan_year: of the subject's scan; where given, no calendar year may contradict it.
     Raises UsageError for an unknown or unsaid attribute, an unknown level or an implausible
     number, ContradictionError if the edit contradicts the rest of the row.
     """
-    legal = {name: edit_value(schema, name, value) for name, value in edits.items()}
+    legal = {
+        name: None if value is None else edit_value(schema, name, value)
+        for name, value in edits.items()
+    }
     edited = {**row, **legal}
     for leader in legal:
         for name in schema.followers(leader).keys() - legal.keys():
@@ -197,14 +200,14 @@ def _carried(
 
 
 def _refuse_contradictions(
-    edited: Mapping[str, Any], edits: Mapping[str, str | float], schema: Schema
+    edited: Mapping[str, Any], edits: Mapping[str, str | float | None], schema: Schema
 ) -> None:
-    for name in edits:
+    for name, value in edits.items():
         follows = schema.attributes[name].follows
         level = edited.get(follows.attribute) if follows else None
-        if follows and level in follows.absent_for:
+        if follows and value is not None and level in follows.absent_for:
             raise ContradictionError(
-                f"{name} cannot be set to {value_text(edits[name], schema.attributes[name])}: "
+                f"{name} cannot be set to {value_text(value, schema.attributes[name])}: "
                 f"{follows.attribute} is {level}",
                 f"Edit {follows.attribute} too, or leave this subject out.",
             )

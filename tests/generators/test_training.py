@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -181,3 +182,15 @@ def test_the_log_holds_every_tenth_step_and_the_last(tmp_path, training_set, pla
     log = workspace.read_table(tmp_path / "train.tsv")
     assert list(log["step"]) == [10, 12]
     assert np.isfinite(log[["loss", "lr", "seconds"]]).all(axis=None)
+    assert log["lr"].iloc[-1] > 0  # of the step itself, not of one that is never made
+
+
+def test_the_time_of_a_training_is_that_of_all_its_legs(tmp_path, training_set, plan, monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr("dgmvlc_cli.generators.training.time.monotonic", lambda: 10.0 * next(clock))
+    for _ in range(plan.steps - 1):
+        with pytest.raises(DgmvlcError, match="Time is up"):
+            train_fold(training_set, plan, tmp_path, deadline=0.0)
+    train_fold(training_set, plan, tmp_path, deadline=0.0)
+    seconds = workspace.read_table(tmp_path / "train.tsv")["seconds"]
+    assert seconds.is_monotonic_increasing and seconds.iloc[-1] >= 10.0 * plan.steps

@@ -7,9 +7,11 @@ from itertools import permutations
 
 import pandas as pd
 import pytest
-from text_helpers import cohort_table
+from text_helpers import cohort_table, smoking_schema
 
+from dgmvlc_cli.analysis.contrasts import Contrast
 from dgmvlc_cli.errors import UsageError
+from dgmvlc_cli.pairs import arm_sentences
 from dgmvlc_cli.text.cleaning import clean
 from dgmvlc_cli.text.describe import is_absent, sentence
 from dgmvlc_cli.text.edits import (
@@ -236,3 +238,32 @@ def test_a_value_set_by_hand_is_said_as_set():
     row, edits = first("never smoker"), {"smoking": "current smoker", "pack_years": "20"}
     notes = edit_notes(row, edit_row(row, edits, SCHEMA, ROWS), edits, SCHEMA, ROWS)
     assert "pack_years: unknown -> 20" in notes
+
+
+def test_an_arm_is_the_same_whatever_the_subject_itself_was():
+    """Nobody who smokes has a year of quitting, so that no arm of smoking keeps one either."""
+    content = smoking_schema().model_dump(mode="json")
+    content["attributes"]["quit_year"] = {
+        "column": "quit_year",
+        "kind": "number",
+        "label": "year of quitting",
+        "decimals": 0,
+        "follows": {"attribute": "smoking", "absent_for": ["never smoker"]},
+    }
+    schema = Schema.model_validate(content)
+    rows = pd.DataFrame(
+        {
+            "smoking": ["never smoker", "former smoker", "current smoker"],
+            "pack_years": [None, 20.0, 30.0],
+            "quit_year": [None, 2009.0, None],
+        },
+        index=["a", "b", "c"],
+        dtype=object,
+    )
+    contrast = Contrast("smoking", "never smoker", "current smoker")
+    never, former = (
+        arm_sentences({str(k): v for k, v in rows.loc[one].items()}, contrast, schema, rows)[1]
+        for one in "ab"
+    )
+    assert "30 pack-years" in former and "2009" not in former
+    assert never == former
