@@ -167,9 +167,10 @@ def looks_like_mask(path: Path) -> bool:
         suspicious = image_header(path).GetPixelID() in MASK_TYPES
         if not suspicious and not any(word in path.name.lower() for word in MASK_WORDS):
             return False
-        values = sitk.GetArrayViewFromImage(read_image(path))
+        mask = read_image(path)
     except DgmvlcError:
         return False
+    values = sitk.GetArrayViewFromImage(mask)  # of memory that is the image's
     if values.min() < 0:
         return False
     distinct = np.unique(values)

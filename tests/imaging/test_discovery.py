@@ -9,7 +9,7 @@ import SimpleITK as sitk
 
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.imaging.choosing import series_rows
-from dgmvlc_cli.imaging.discovery import survey
+from dgmvlc_cli.imaging.discovery import looks_like_mask, survey
 from dgmvlc_cli.imaging.identity import Identity, SubjectRule
 
 
@@ -69,6 +69,13 @@ def test_masks_beside_the_scans_are_passed_over_by_their_content(tmp_path):
     assert [(one.path.parent.name, one.reason) for one in found.passed_over] == [
         ("labels", "looks like a mask")
     ]
+
+
+def test_a_mask_so_large_that_freed_memory_leaves_the_process_is_known(tmp_path):
+    labels = np.zeros((80, 512, 512), np.uint16)
+    labels[20:60, 100:400, 100:400] = 1
+    sitk.WriteImage(sitk.GetImageFromArray(labels), str(tmp_path / "s1_mask.nii.gz"), True)
+    assert looks_like_mask(tmp_path / "s1_mask.nii.gz")
 
 
 def test_the_largest_series_of_a_subject_is_chosen_and_the_others_listed(ramp, tmp_path):
