@@ -194,7 +194,7 @@ def _dicom_scans(
 ) -> list[Scan]:
     """CT series by patient, SeriesInstanceUID, size and orientation, over all folders."""
     series: dict[tuple[str, str], list[list[_Member]]] = defaultdict(list)
-    refused: dict[tuple[str, str], list[_Member]] = defaultdict(list)
+    refused: dict[tuple[str, str, str], list[_Member]] = defaultdict(list)
     instances: set[tuple[Any, ...]] = set()
     damaged: dict[Path, list[Path]] = defaultdict(list)
     for path in filter(_claims_dicom, paths):
@@ -204,14 +204,15 @@ def _dicom_scans(
             damaged[path.parent].append(path)
             passed.append(_left_out(path, error.message.removeprefix(f"{path}: ")))
             continue
-        uid, instance = _uid(member.header, path), _instance(member)
+        patient, uid = _patient(member.header), _uid(member.header, path)
         if member.refusal:
-            refused[uid, member.refusal].append(member)
-        elif instance in instances:
-            passed.append(_left_out(path, "a copy of another slice of the series"))
+            refused[patient, uid, member.refusal].append(member)
+        elif (instance := (patient, uid, *_instance(member))) in instances:
+            subject = _subject(member, root, rule)
+            passed.append(_left_out(path, "a copy of another slice of the series", subject))
         else:
             instances.add(instance)
-            _add_to_its_like(series[_patient(member.header), uid], member)
+            _add_to_its_like(series[patient, uid], member)
     passed += [_refused(members, root, rule) for members in refused.values()]
     return [
         _series_scan(members, number, sum(map(len, groups)) - len(members), damaged, root, rule)
@@ -221,7 +222,7 @@ def _dicom_scans(
 
 
 def _instance(member: _Member) -> tuple[Any, ...]:
-    """What copies share: the instance's UID, which careless anonymisers repeat, and the place."""
+    """What copies in a series share: the instance's UID, which anonymisers repeat, and place."""
     uid = str(member.header.get("SOPInstanceUID", member.path))
     places = [tuple(np.round(one.position_mm, 2).tolist()) for one in member.slices[:1]]
     return uid, *places
@@ -242,8 +243,8 @@ def _read_member(path: Path) -> _Member:
     return _Member(path, header, [] if reason else slices_of(path, header), reason)
 
 
-def _left_out(path: Path, reason: str) -> PassedOver:
-    return PassedOver(path=path, reason=reason, kind="dicom", files=(path,))
+def _left_out(path: Path, reason: str, subject: str = "") -> PassedOver:
+    return PassedOver(path=path, reason=reason, subject=subject, kind="dicom", files=(path,))
 
 
 def _uid(header: Dataset, path: Path) -> str:
@@ -254,13 +255,18 @@ def _patient(header: Dataset) -> str:
     return str(header.get("PatientID", "") or "").strip()
 
 
+def _subject(member: _Member, root: Path, rule: SubjectRule) -> str:
+    patient, uid = _patient(member.header), _uid(member.header, member.path)
+    return rule.subject(below(member.path, root), patient=patient, uid=uid, dicom=True)
+
+
 def _refused(members: list[_Member], root: Path, rule: SubjectRule) -> PassedOver:
     path, header, _, reason = members[0]
     uid = _uid(header, path)
     return PassedOver(
         path=path,
         reason=reason,
-        subject=rule.subject(below(path, root), patient=_patient(header), uid=uid, dicom=True),
+        subject=_subject(members[0], root, rule),
         kind="dicom",
         files=tuple(one.path for one in members),
         key=f"{uid}/{reason}",
@@ -285,7 +291,7 @@ def _series_scan(
     files = tuple(one.path for one in members)
     uid, patient = _uid(first.header, first.path), _patient(first.header)
     return Scan(
-        subject=rule.subject(below(first.path, root), patient=patient, uid=uid, dicom=True),
+        subject=_subject(first, root, rule),
         path=first.path.parent,
         kind="dicom",
         files=files,

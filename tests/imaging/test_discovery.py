@@ -105,6 +105,17 @@ def test_slices_that_share_one_instance_uid_are_no_copies(ramp, tmp_path, rewrit
     assert len(found.scans[0].files) == 8 and found.passed_over == []
 
 
+def test_slices_of_two_patients_or_series_are_no_copies_though_their_instance_uids_agree(
+    ramp, tmp_path, rewrite
+):
+    for patient, uid in (("A", "1.2.1"), ("B", "1.2.2"), ("B", "1.2.3")):
+        for path in replace(ramp, patient=patient, uid=uid).write(tmp_path / uid):
+            rewrite(path, SOPInstanceUID=f"1.9.{path.stem}")
+    found = survey(tmp_path)
+    assert [(scan.subject, len(scan.files)) for scan in found.scans] == [("A", 8), ("B", 8)]
+    assert [len(one.files) for one in found.passed_over] == [8]
+
+
 def test_what_is_no_ct_slice_is_listed_with_its_reason(ramp, tmp_path, rewrite):
     files = ramp.write(tmp_path)
     (tmp_path / "copy.dcm").write_bytes(files[0].read_bytes())
@@ -119,6 +130,7 @@ def test_what_is_no_ct_slice_is_listed_with_its_reason(ramp, tmp_path, rewrite):
     assert "localizer" in reasons["I006.dcm"]
     assert "damaged" in reasons["junk.dcm"]
     assert reasons["copy.dcm"] == "a copy of another slice of the series"
+    assert {one.path.name: one.subject for one in found.passed_over}["copy.dcm"] == "P1"
 
 
 def test_a_damaged_scan_is_still_a_scan_that_can_fail(tmp_path):
