@@ -36,7 +36,9 @@ LOSSY_SYNTAXES = {
 HEADER_TAGS = [
     "SOPClassUID",
     "SOPInstanceUID",
+    "StudyInstanceUID",
     "SeriesInstanceUID",
+    "FrameOfReferenceUID",
     "SeriesDescription",
     "PatientID",
     "Modality",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -189,12 +190,26 @@ class _Member(NamedTuple):
     refusal: str
 
 
+class _Key(NamedTuple):
+    """What the slices of one series share.
+
+    Careless anonymisers give many persons one PatientID and one series UID: then the study and
+    the frame of reference tell them apart, and the folder where there is no PatientID at all.
+    """
+
+    patient: str
+    series: str
+    study: str
+    frame: str
+    folder: Path | None
+
+
 def _dicom_scans(
     paths: Iterable[Path], root: Path, rule: SubjectRule, passed: list[PassedOver]
 ) -> list[Scan]:
-    """CT series by patient, SeriesInstanceUID, size and orientation, over all folders."""
-    series: dict[tuple[str, str], list[list[_Member]]] = defaultdict(list)
-    refused: dict[tuple[str, str, str], list[_Member]] = defaultdict(list)
+    """CT series by `_Key`, size and orientation, over all folders."""
+    series: dict[_Key, list[list[_Member]]] = defaultdict(list)
+    refused: dict[tuple[_Key, str], list[_Member]] = defaultdict(list)
     instances: set[tuple[Any, ...]] = set()
     damaged: dict[Path, list[Path]] = defaultdict(list)
     for path in filter(_claims_dicom, paths):
@@ -204,21 +219,40 @@ def _dicom_scans(
             damaged[path.parent].append(path)
             passed.append(_left_out(path, error.message.removeprefix(f"{path}: ")))
             continue
-        patient, uid = _patient(member.header), _uid(member.header, path)
+        key = _key(member)
         if member.refusal:
-            refused[patient, uid, member.refusal].append(member)
-        elif (instance := (patient, uid, *_instance(member))) in instances:
+            refused[key, member.refusal].append(member)
+        elif (instance := (key, *_instance(member))) in instances:
             subject = _subject(member, root, rule)
             passed.append(_left_out(path, "a copy of another slice of the series", subject))
         else:
             instances.add(instance)
-            _add_to_its_like(series[patient, uid], member)
+            _add_to_its_like(series[key], member)
     passed += [_refused(members, root, rule) for members in refused.values()]
+    numbers: dict[tuple[str, str], itertools.count[int]] = defaultdict(itertools.count)
     return [
-        _series_scan(members, number, sum(map(len, groups)) - len(members), damaged, root, rule)
-        for groups in series.values()
-        for number, members in enumerate(groups)
+        _series_scan(
+            members,
+            next(numbers[key.patient, key.series]),
+            sum(map(len, groups)) - len(members),
+            damaged,
+            root,
+            rule,
+        )
+        for key, groups in series.items()
+        for members in groups
     ]
+
+
+def _key(member: _Member) -> _Key:
+    header, patient = member.header, _patient(member.header)
+    return _Key(
+        patient=patient,
+        series=_uid(header, member.path),
+        study=str(header.get("StudyInstanceUID") or ""),
+        frame=str(header.get("FrameOfReferenceUID") or ""),
+        folder=None if patient else member.path.parent,
+    )
 
 
 def _instance(member: _Member) -> tuple[Any, ...]:
@@ -262,14 +296,13 @@ def _subject(member: _Member, root: Path, rule: SubjectRule) -> str:
 
 def _refused(members: list[_Member], root: Path, rule: SubjectRule) -> PassedOver:
     path, header, _, reason = members[0]
-    uid = _uid(header, path)
     return PassedOver(
         path=path,
         reason=reason,
         subject=_subject(members[0], root, rule),
         kind="dicom",
         files=tuple(one.path for one in members),
-        key=f"{uid}/{reason}",
+        key="/".join(map(str, (*_key(members[0]), reason))),
         traits=Traits(
             modality=modality_of(header),
             image_type="/".join(known_types(image_type(header))),
@@ -286,7 +319,9 @@ def _series_scan(
     root: Path,
     rule: SubjectRule,
 ) -> Scan:
-    """others: files under the same series UID of another size or orientation, grouped by number."""
+    """number: among those of one patient and series UID.  others: files of the series that are of
+    another size or orientation.
+    """
     first = members[0]
     files = tuple(one.path for one in members)
     uid, patient = _uid(first.header, first.path), _patient(first.header)

@@ -109,11 +109,39 @@ def test_slices_of_two_patients_or_series_are_no_copies_though_their_instance_ui
     ramp, tmp_path, rewrite
 ):
     for patient, uid in (("A", "1.2.1"), ("B", "1.2.2"), ("B", "1.2.3")):
-        for path in replace(ramp, patient=patient, uid=uid).write(tmp_path / uid):
-            rewrite(path, SOPInstanceUID=f"1.9.{path.stem}")
+        for number, path in enumerate(
+            replace(ramp, patient=patient, uid=uid).write(tmp_path / uid)
+        ):
+            rewrite(path, SOPInstanceUID=f"1.9.{number}")
     found = survey(tmp_path)
     assert [(scan.subject, len(scan.files)) for scan in found.scans] == [("A", 8), ("B", 8)]
     assert [len(one.files) for one in found.passed_over] == [8]
+
+
+@pytest.mark.parametrize(
+    ("patient", "tag"), [("", ""), ("ANON", "StudyInstanceUID"), ("ANON", "FrameOfReferenceUID")]
+)
+def test_persons_of_one_id_and_series_uid_do_not_become_one_volume(
+    patient, tag, ramp, tmp_path, rewrite
+):
+    for name in ("a", "b"):
+        for number, path in enumerate(replace(ramp, patient=patient).write(tmp_path / name)):
+            rewrite(path, SOPInstanceUID=f"1.9.{name == 'b':d}.{number}")
+            if tag:
+                rewrite(path, **{tag: f"1.7.{name == 'b':d}"})
+    found = survey(tmp_path)
+    seen = [(scan.path.name, len(scan.files)) for scan in found.all]
+    assert sorted(seen) == [("a", 8), ("b", 8)]
+    assert [scan.subject for scan in found.scans] == ([patient] if patient else ["a", "b"])
+    assert len({one.key for one in found.all}) == 2
+
+
+def test_slices_of_one_series_in_many_folders_stay_one_series(ramp, tmp_path):
+    for path in ramp.write(tmp_path / "all"):
+        (tmp_path / path.stem).mkdir()
+        path.rename(tmp_path / path.stem / "slice")
+    found = survey(tmp_path)
+    assert [(scan.subject, len(scan.files)) for scan in found.scans] == [("P1", 8)]
 
 
 def test_what_is_no_ct_slice_is_listed_with_its_reason(ramp, tmp_path, rewrite):
