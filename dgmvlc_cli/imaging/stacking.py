@@ -28,6 +28,9 @@ MISSING_GAP = 1.5  # of the gaps nearby
 NEIGHBOURS = 3  # gaps on either side that say what is usual nearby
 MOST_LOST = 0.1  # of all slices
 SHIFT_TOLERANCE_PIXELS = 0.5
+MOST_STRAY_PIXELS = 3.0  # off the line along which the other slices are stacked
+LEAST_TILT_DEGREES = 0.05  # what is less reads as none
+LARGEST_CANVAS = 4.0  # of the pixels of a slice: 30 degrees of tilt over half a metre need 2.2
 SNAP = 0.02  # of a gap: so near to a slice, the slice itself is taken
 SPARSE_GAP = 1.5  # of the slice thickness: between such slices tissue was never scanned
 MOST_GAPS_LISTED = 4
@@ -112,9 +115,14 @@ def stack(
         notes.append(f"damaged beside the slices, left out: {', '.join(unreadable)}")
     corner_mm, gap_mm = slices[0].position_mm, _gap_mm(slices, gaps)
     shift = _shift_mm(slices)
+    stray = _stray_pixels(shift, places, slices[0])
+    _require_in_line(slices, stray, shift)
     if leans := _leans(shift, slices[0]):
-        facts["tilt_degrees"] = round(tilt_degrees(slices), 2)
-        notes.append(f"gantry tilt of {tilt_degrees(slices):.1f} degrees, corrected")
+        if strays := stray.max() > SHIFT_TOLERANCE_PIXELS:
+            notes.append(f"slices up to {stray.max():.1f} pixels off the line of the others, moved")
+        if not strays or tilt_degrees(slices) >= LEAST_TILT_DEGREES:
+            facts["tilt_degrees"] = round(tilt_degrees(slices), 2)
+            notes.append(f"gantry tilt of {tilt_degrees(slices):.1f} degrees, corrected")
         hu, corner_mm = _straighten(hu, shift, slices[0])
     if uneven := _uneven(gaps):
         hu, gap_mm = _even_out(hu, places, _step(gaps))
@@ -305,6 +313,42 @@ def _shift_mm(slices: Sequence[Slice]) -> np.ndarray:
     """In-plane offset of each slice from the first, (n, 2): down the columns, along the rows."""
     away = np.array([one.position_mm for one in slices]) - slices[0].position_mm
     return np.stack([away @ slices[0].column, away @ slices[0].row], axis=1)
+
+
+def _stray_pixels(shift_mm: np.ndarray, places: np.ndarray, first: Slice) -> np.ndarray:
+    """How far each slice lies in its plane from the line of the others, in pixels, (n,).
+
+    The line is of medians, over pairs half the series apart: few strays do not bend it, and the
+    rounding of headers does not add up along it.
+    """
+    half = len(places) // 2
+    if len(places) < 3:
+        return np.zeros(len(places))
+    run = (places[half:] - places[:-half])[:, None]
+    line = np.median((shift_mm[half:] - shift_mm[:-half]) / run, axis=0) * places[:, None]
+    line += np.median(shift_mm - line, axis=0)
+    return np.asarray(np.abs((shift_mm - line) / np.array(first.pixel_mm)).max(axis=1))
+
+
+def _require_in_line(slices: Sequence[Slice], stray: np.ndarray, shift_mm: np.ndarray) -> None:
+    """Refuse slices that no gantry tilt puts where they lie, before memory is taken for them."""
+    first, worst = slices[0], int(stray.argmax())
+    if stray[worst] > MOST_STRAY_PIXELS:
+        others = int((stray > MOST_STRAY_PIXELS).sum()) - 1
+        raise DgmvlcError(
+            f"{slices[worst].path}: {slices[worst].name} lies {stray[worst]:.0f} pixels to the "
+            "side of the line along which the other slices are stacked"
+            + (f", and so do {counted(others, 'other')}" if others else ""),
+            "Export the series again; or remove what is of another series.",
+        )
+    size = np.array(first.rows_cols)
+    canvas = np.prod(size + np.ptp(shift_mm, axis=0) / np.array(first.pixel_mm))
+    if canvas > LARGEST_CANVAS * np.prod(size):
+        raise DgmvlcError(
+            f"{first.path.parent}: the slices move {np.ptp(shift_mm, axis=0).max():.0f} mm to the "
+            f"side, from {first.name} to {slices[-1].name}, which no gantry tilt explains",
+            "Export the series again, the positions in its headers are wrong.",
+        )
 
 
 def _straighten(

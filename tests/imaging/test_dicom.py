@@ -191,6 +191,34 @@ def test_tilt_alone_keeps_the_slices_and_their_gap(field_series, field_of, tmp_p
     np.testing.assert_allclose(reading.volume.hu[inner], field_of(reading.volume)[inner], atol=0.15)
 
 
+@pytest.mark.parametrize("orientation", [TILTED, (1.0, 0, 0, 0, 1.0, 0)])
+@pytest.mark.parametrize("away_mm", [8.0, 400.0, 1e7])
+def test_a_slice_far_to_the_side_of_the_others_is_refused_by_name(
+    away_mm, orientation, ramp, tmp_path, rewrite
+):
+    up = replace(ramp, orientation=orientation, step=(0.0, 0.0, 1.0))
+    files = up.write(tmp_path)
+    rewrite(files[4], ImagePositionPatient=[10.0 + away_mm, 20.0, 38.0])
+    with pytest.raises(DgmvlcError, match=r"I004\.dcm lies \d+ pixels to the side"):
+        read_series(files)
+
+
+def test_positions_that_run_away_sidewards_are_refused_before_memory_is_taken(ramp, tmp_path):
+    with pytest.raises(DgmvlcError, match=r"from I000\.dcm to I007\.dcm, which no gantry tilt"):
+        read_series(replace(ramp, step=(1e6, 0.0, 1.0)).write(tmp_path))
+
+
+def test_a_slice_slightly_to_the_side_is_moved_and_told_and_is_no_tilt(
+    field_series, field_of, tmp_path
+):
+    positions = np.array([10.0, 20.0, 30.0]) + np.arange(9)[:, None] * np.array([0.0, 0.0, 4.0])
+    positions[4, 0] += 2.5
+    reading = read_series(field_series(positions, (1.0, 0, 0, 0, 1.0, 0)).write(tmp_path))
+    inner = ndimage.binary_erosion(reading.volume.hu > -500, iterations=3)
+    np.testing.assert_allclose(reading.volume.hu[inner], field_of(reading.volume)[inner], atol=0.15)
+    assert reading.notes == ("slices up to 2.0 pixels off the line of the others, moved",)
+
+
 def test_the_rounding_of_a_header_is_no_irregular_gap(ramp, tmp_path, rewrite):
     files = ramp.write(tmp_path)
     for index, path in enumerate(files):
