@@ -70,11 +70,6 @@ class Slice:
     def normal(self) -> np.ndarray:
         return np.cross(self.row, self.column)
 
-    @property
-    def place_mm(self) -> float:
-        """Position along the normal."""
-        return float(self.position_mm @ self.normal)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Stacked:
@@ -92,8 +87,15 @@ class Stacked:
 def in_order(slices: Sequence[Slice]) -> list[Slice]:
     """Slices of one size and orientation, in order of position; DgmvlcError for a mixture."""
     _require_consistent(slices)
-    normal = slices[0].normal
-    return sorted(slices, key=lambda one: float(one.position_mm @ normal))
+    return [slices[index] for index in np.argsort(places_mm(slices), kind="stable")]
+
+
+def places_mm(slices: Sequence[Slice]) -> np.ndarray:
+    """Positions (n,) along the normal of the first slice.
+
+    Not of each: far from the origin, normals that differ in rounding give places that differ.
+    """
+    return np.array([one.position_mm for one in slices]) @ slices[0].normal
 
 
 def stack(
@@ -106,7 +108,7 @@ def stack(
     Raises DgmvlcError for two different slices at one place, and for larger holes.
     """
     slices, hu, notes = _without_copies(slices, hu)
-    places = np.array([one.place_mm for one in slices])
+    places = places_mm(slices)
     gaps = np.diff(places)
     holes, lost = _holes(slices, gaps, max_missing, unreadable)
     facts: dict[str, Any] = {"slices": len(slices), "slices_lost": lost}
@@ -174,10 +176,10 @@ def _without_copies(
     slices: Sequence[Slice], hu: np.ndarray
 ) -> tuple[list[Slice], np.ndarray, list[str]]:
     """Slices of which each place has one; DgmvlcError where two at one place differ."""
-    kept, notes = [0], []
+    kept, notes, places = [0], [], places_mm(slices)
     for index in range(1, len(slices)):
         one, before = slices[index], slices[kept[-1]]
-        if one.place_mm - before.place_mm >= DUPLICATE_GAP_MM:
+        if places[index] - places[kept[-1]] >= DUPLICATE_GAP_MM:
             kept.append(index)
         elif np.array_equal(hu[index], hu[kept[-1]]):
             notes.append(f"{one.name} is a copy of {before.name}, left out")
@@ -189,7 +191,7 @@ def _without_copies(
 
 
 def _two_at_one_place(slices: Sequence[Slice], one: Slice, before: Slice) -> DgmvlcError:
-    places = Counter(round(each.place_mm / DUPLICATE_GAP_MM) for each in slices)
+    places = Counter(np.rint(places_mm(slices) / DUPLICATE_GAP_MM).tolist())
     if len(slices) > 2 and min(places.values()) > 1:
         return DgmvlcError(
             f"{one.path.parent}: 4-D, {max(places.values())} different slices at each of "

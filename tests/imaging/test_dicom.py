@@ -219,6 +219,19 @@ def test_a_slice_slightly_to_the_side_is_moved_and_told_and_is_no_tilt(
     assert reading.notes == ("slices up to 2.0 pixels off the line of the others, moved",)
 
 
+def test_the_rounding_of_orientations_far_from_the_origin_moves_no_slice(ramp, tmp_path, rewrite):
+    files = replace(ramp, gap_mm=0.5).write(tmp_path)
+    for index, path in enumerate(files):
+        rewrite(
+            path,
+            ImagePositionPatient=[-250.0, -250.0, 0.5 * index],
+            ImageOrientationPatient=[1, 0, 9e-4 * (index % 2), 0, 1, 0],
+        )
+    reading = read_series(files)
+    np.testing.assert_array_equal(reading.volume.hu, ramp.stored - 1024)
+    assert reading.volume.spacing_mm[0] == pytest.approx(0.5) and not reading.notes
+
+
 def test_the_rounding_of_a_header_is_no_irregular_gap(ramp, tmp_path, rewrite):
     files = ramp.write(tmp_path)
     for index, path in enumerate(files):
