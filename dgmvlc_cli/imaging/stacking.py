@@ -24,6 +24,7 @@ SPACING_TOLERANCE_MM = 1e-3
 DUPLICATE_GAP_MM = 1e-2
 # Of the usual gap: headers are rounded, and tables do not run to the micrometre.
 GAP_TOLERANCE = 0.05
+MOST_ASTRAY = 0.5  # of the usual gap: so far a slice may lie from its place on an even grid
 MISSING_GAP = 1.5  # of the gaps nearby
 NEIGHBOURS = 3  # gaps on either side that say what is usual nearby
 MOST_LOST = 0.1  # of all slices
@@ -126,7 +127,7 @@ def stack(
             facts["tilt_degrees"] = round(tilt_degrees(slices), 2)
             notes.append(f"gantry tilt of {tilt_degrees(slices):.1f} degrees, corrected")
         hu, corner_mm = _straighten(hu, shift, slices[0])
-    if uneven := _uneven(gaps):
+    if uneven := _uneven(places, gaps):
         hu, gap_mm = _even_out(hu, places, _step(gaps))
     if leans or uneven:
         facts["gaps_mm"] = _gaps_text(slices)
@@ -298,8 +299,13 @@ def _leans(shift_mm: np.ndarray, first: Slice) -> bool:
     return bool((np.abs(shift_mm) > SHIFT_TOLERANCE_PIXELS * pixel_mm).any())
 
 
-def _uneven(gaps: np.ndarray) -> bool:
-    return len(gaps) > 1 and bool(np.ptp(gaps) > 2 * GAP_TOLERANCE * np.median(gaps))
+def _uneven(places: np.ndarray, gaps: np.ndarray) -> bool:
+    """Whether gaps differ, or differ by so little each that only their sum leads astray."""
+    if len(gaps) < 2:
+        return False
+    usual = np.median(gaps)
+    astray = np.abs(places - np.linspace(places[0], places[-1], len(places))).max()
+    return bool(np.ptp(gaps) > 2 * GAP_TOLERANCE * usual or astray > MOST_ASTRAY * usual)
 
 
 def _gap_mm(slices: Sequence[Slice], gaps: np.ndarray) -> float:

@@ -219,6 +219,17 @@ def test_a_slice_slightly_to_the_side_is_moved_and_told_and_is_no_tilt(
     assert reading.notes == ("slices up to 2.0 pixels off the line of the others, moved",)
 
 
+def test_gaps_that_drift_by_little_each_leave_every_slice_at_its_place(tmp_path):
+    places = np.cumsum(np.r_[0.0, np.full(30, 1.0), np.full(30, 1.09)])
+    stored = np.broadcast_to(np.rint(places * 10).astype(int)[:, None, None], (61, 5, 6))
+    positions = np.c_[np.full(61, 10.0), np.full(61, 20.0), places]
+    tags = {"RescaleIntercept": 0}
+    series = Series(stored, positions=positions, tags=tags, slopes=[0.1] * 61)
+    volume = read_series(series.write(tmp_path)).volume
+    lie = volume.origin_mm[2] + volume.spacing_mm[0] * np.arange(len(volume.hu))
+    np.testing.assert_allclose(volume.hu[:, 2, 3], lie, atol=0.1)
+
+
 def test_the_rounding_of_orientations_far_from_the_origin_moves_no_slice(ramp, tmp_path, rewrite):
     files = replace(ramp, gap_mm=0.5).write(tmp_path)
     for index, path in enumerate(files):
