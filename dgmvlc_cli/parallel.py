@@ -45,10 +45,10 @@ def run(
 ) -> Iterator[Outcome[Item, Result]]:
     """function(item) for every item, as each is done.
 
-    A DgmvlcError or OSError of one item becomes its Outcome and the others go on, also where an
-    item takes its process down; any other exception is a bug and is raised.  function and items
-    must be picklable when workers > 1.  cluster: address of a Dask scheduler, whose workers are
-    then used and see the same files.
+    A DgmvlcError, MemoryError or OSError of one item becomes its Outcome and the others go on, also
+    where an item takes its process down; any other exception is a bug and is raised.  function and
+    items must be picklable when workers > 1.  cluster: address of a Dask scheduler, whose workers
+    are then used and see the same files.
     """
     waiting = list(items)
     if cluster is not None:
@@ -115,6 +115,14 @@ def _process_ended() -> DgmvlcError:
     )
 
 
+def _out_of_memory(error: MemoryError) -> DgmvlcError:
+    return DgmvlcError(
+        "out of memory" + (f" ({error})" if str(error) else ""),
+        "Run the same command with fewer --workers, or on a machine with more memory; where one "
+        "scan alone needs more than the others, look whether its size and spacing are right.",
+    )
+
+
 def _on_cluster(
     function: Callable[[Item], Result], items: list[Item], address: str
 ) -> Iterator[Outcome[Item, Result]]:
@@ -146,6 +154,8 @@ def _attempt(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Re
         return Outcome(item, result=function(item))
     except DgmvlcError as error:
         return Outcome(item, error=error)
+    except MemoryError as error:
+        return Outcome(item, error=_out_of_memory(error))
     except OSError as error:
         where = Path(error.filename or "a file")
         return Outcome(item, error=write_error(where, error, "read or write"))

@@ -24,6 +24,20 @@ def test_an_error_of_one_item_is_its_own_and_the_others_go_on(workers):
     assert (error.message, error.hint) == ("-1 is negative", "Give a positive one.")
 
 
+def too_much_at_three(n: int) -> int:
+    if n == 3:
+        raise MemoryError("Unable to allocate 30.0 GiB")
+    return n
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_item_that_needs_more_memory_than_there_is_fails_alone(workers):
+    outcomes = {one.item: one for one in parallel.run(too_much_at_three, [2, 3, 4], workers)}
+    assert (outcomes[2].result, outcomes[4].result) == (2, 4)
+    assert outcomes[3].error.message == "out of memory (Unable to allocate 30.0 GiB)"
+    assert "fewer --workers" in outcomes[3].error.hint
+
+
 def test_a_bug_is_not_swallowed():
     with pytest.raises(ZeroDivisionError):
         list(parallel.run(half, [0], 1))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,7 @@ from dgmvlc_cli.imaging.volume import (
     Reading,
     Volume,
     crop,
+    isotropic_grid,
     lung_box,
     resample_isotropic,
     resample_labels,
@@ -36,6 +38,14 @@ from dgmvlc_cli.imaging.volume import (
 
 # Sinuses, bowel or the lung bases of an abdominal scan: no scan to study lungs in.
 LEAST_LUNG_ML = 300.0
+MOST_LUNG_ML = 20_000.0  # twice the largest lungs of man
+# Of the longest edge of a scan: what is less holds no such lung, what is more no whole body.
+PLAUSIBLE_EXTENT_MM = (50.0, 3000.0)
+MOST_VOXELS = 1 << 30  # of the grid that is resampled to: 4 GiB, of which several are needed
+OTHER_UNIT = (
+    "Its spacing is probably in another unit than mm, or off by a factor of ten: correct the "
+    "header, or leave the scan out."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +96,7 @@ def prepare(scan: Scan, handling: Handling, masks: MaskFiles | None = None) -> P
     """
     reading = read_scan(scan, handling)
     source = reading.volume
+    _require_plausible_extent(source, scan)
     found_peaks = peaks(source.hu)
     doubts = _require_hu(source, found_peaks, scan, handling)
     if masks is None:
@@ -98,6 +109,12 @@ def prepare(scan: Scan, handling: Handling, masks: MaskFiles | None = None) -> P
         raise DgmvlcError(
             f"{scan.path}: no lung found" + (f" but {lung_ml:.0f} mL of gas" if lung_ml else ""),
             "Look whether it is a chest CT with lungs in its field of view; or give a mask.",
+        )
+    if lung_ml > MOST_LUNG_ML:
+        raise DgmvlcError(
+            f"{scan.path}: lungs of {lung_ml / 1000:.0f} L in voxels of {_by(source.spacing_mm)} "
+            f"mm, at most {MOST_LUNG_ML / 1000:.0f} L were expected",
+            OTHER_UNIT if masks is None else f"{OTHER_UNIT} Or its mask holds more than lungs.",
         )
     facts = {"kind": scan.kind, "slices": source.hu.shape[0], **reading.facts}
     facts |= made_how(scan.traits)
@@ -137,6 +154,21 @@ def read_scan(scan: Scan, handling: Handling) -> Reading:
     )
 
 
+def _require_plausible_extent(volume: Volume, scan: Scan) -> None:
+    edges_mm = np.array(volume.hu.shape) * volume.spacing_mm
+    low, high = PLAUSIBLE_EXTENT_MM
+    if not low <= edges_mm.max() <= high:
+        raise DgmvlcError(
+            f"{scan.path}: {_by(edges_mm)} mm large by its header ({_by(volume.hu.shape)} voxels "
+            f"of {_by(volume.spacing_mm)} mm), {low:g} to {high:g} mm were expected",
+            OTHER_UNIT,
+        )
+
+
+def _by(numbers: Iterable[float]) -> str:
+    return " x ".join(f"{one:g}" for one in numbers)
+
+
 def _require_hu(
     volume: Volume, peaks_hu: tuple[float, float], scan: Scan, handling: Handling
 ) -> list[str]:
@@ -171,11 +203,22 @@ def _regrid(
         return _cropped(source, found, margin_mm)
     reach_mm = margin_mm + 3 * max(spacing_mm, *source.spacing_mm)
     near, around = _cropped(source, found, reach_mm)
+    _require_grid_in_memory(isotropic_grid(near, spacing_mm))
     labels, lobes = resample_labels(around.labels, near, spacing_mm), around.lobes
     if lobes is not None:
         lobes = resample_lobes(lobes, around.labels, near, spacing_mm, labels)
     moved = Segmentation(labels=labels, lobes=lobes)
     return _cropped(resample_isotropic(near, spacing_mm), moved, margin_mm)
+
+
+def _require_grid_in_memory(grid: Grid) -> None:
+    """Refuse a working grid that memory cannot hold, before it is taken."""
+    if math.prod(grid.shape) > MOST_VOXELS:
+        raise DgmvlcError(
+            f"its lungs need {_by(grid.shape)} voxels of {grid.spacing_mm[0]:g} mm, at most "
+            f"{MOST_VOXELS / 1e9:.1f} thousand million in all were expected",
+            'Choose a larger spacing_mm, or "native"; and look whether its header is right.',
+        )
 
 
 def _cropped(volume: Volume, found: Segmentation, margin_mm: float) -> tuple[Volume, Segmentation]:

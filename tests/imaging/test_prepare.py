@@ -121,6 +121,27 @@ def test_a_scan_without_lungs_fails_with_a_reason(chest, tmp_path):
         prepare(survey(tmp_path).scans[0], Handling(spacing_mm=4.0))
 
 
+@pytest.mark.parametrize("factor", [0.1, 0.001, 10.0, 1000.0])
+def test_a_spacing_in_another_unit_is_refused_with_what_was_got(factor, chest, tmp_path):
+    wrong_mm = (4.0 * factor,) * 3
+    write_volume(tmp_path / "s1.nii.gz", replace(chest[0], spacing_mm=wrong_mm))
+    with pytest.raises(DgmvlcError, match=f"voxels of {4 * factor:g} x .* were expected") as caught:
+        prepare(survey(tmp_path).scans[0], Handling(spacing_mm=4.0))
+    assert "another unit" in caught.value.hint
+
+
+def test_lungs_larger_than_any_are_refused(chest, tmp_path):
+    wrong_mm = (8.0, 8.0, 8.0)
+    write_volume(tmp_path / "s1.nii.gz", replace(chest[0], spacing_mm=wrong_mm))
+    with pytest.raises(DgmvlcError, match=r"lungs of \d+ L in voxels of 8 x 8 x 8 mm, at most 20"):
+        prepare(survey(tmp_path).scans[0], Handling(spacing_mm=4.0))
+
+
+def test_a_working_grid_beyond_memory_is_refused_before_it_is_made(scan):
+    with pytest.raises(DgmvlcError, match=r"its lungs need .* voxels of 0.1 mm"):
+        prepare(scan, Handling(spacing_mm=0.1))
+
+
 def test_a_series_and_the_same_scan_as_nrrd_give_the_same(real_data):
     series, same = (
         prepare(survey(real_data(name)).scans[0], Handling())
