@@ -13,6 +13,7 @@ from dgmvlc_cli.imaging.identity import Identity
 from dgmvlc_cli.imaging.scans import PassedOver, Scan, Survey, below, passed_over
 from dgmvlc_cli.imaging.vocabulary import sharpness
 
+CONTRAST_WORDS = {True: "with contrast", False: "without contrast", None: "no contrast told"}
 COVERING = 0.8  # of the tallest series of a subject
 
 
@@ -59,7 +60,7 @@ def preference(scan: Scan, tallest_mm: float) -> tuple[Criterion, ...]:
         Criterion(one.plane not in ("", "axial"), one.plane or "of unknown plane"),
         Criterion(bool(one.breath), one.breath or "not expiratory"),
         Criterion(bool(one.lossy), "compressed with loss" if one.lossy else "without loss"),
-        Criterion(bool(one.contrast), "with contrast" if one.contrast else "without contrast"),
+        Criterion(bool(one.contrast), CONTRAST_WORDS[one.contrast]),
         Criterion(
             {"smooth": 0, "": 1, "sharp": 2}[edge], f"{edge or 'unknown'} kernel {one.kernel}"
         ),

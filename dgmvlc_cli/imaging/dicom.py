@@ -58,10 +58,12 @@ HEADER_TAGS = [
     "PixelPaddingRangeLimit",
     "RescaleSlope",
     "RescaleIntercept",
+    "PatientPosition",
     "ConvolutionKernel",
     "KVP",
     "Manufacturer",
     "ContrastBolusAgent",
+    "ContrastBolusAgentSequence",
     "LossyImageCompression",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
@@ -191,6 +193,23 @@ def slices_of(path: Path, header: Dataset) -> list[Slice]:
         raise
     except Exception as error:  # broken functional groups make the parser fail in any way
         raise _damaged(path, error) from error
+
+
+def group_value(header: Dataset, name: str) -> Any:
+    """The value of a tag, of an enhanced file from its functional groups too; None if absent.
+
+    Of frames that differ, the first's.
+    """
+    if header.get(name) not in (None, "") or not is_enhanced(header):
+        return header.get(name)
+    try:
+        with _quiet_parser():
+            shared = list(header.get("SharedFunctionalGroupsSequence") or [])
+            frames = list(header.get("PerFrameFunctionalGroupsSequence") or [])
+            found = (item.get(name) for item in _members(*shared, *frames[:1]))
+            return next((value for value in found if value not in (None, "")), None)
+    except Exception:  # broken functional groups make the parser fail in any way
+        return None
 
 
 def _slices_of(path: Path, header: Dataset) -> list[Slice]:

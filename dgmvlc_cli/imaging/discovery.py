@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.imaging.choosing import choose
 from dgmvlc_cli.imaging.dicom import (
+    group_value,
     image_type,
     lossy_compression,
     modality_of,
@@ -27,7 +28,14 @@ from dgmvlc_cli.imaging.identity import Identity, SubjectRule
 from dgmvlc_cli.imaging.names import NIFTI_SUFFIXES, is_image_name, stem
 from dgmvlc_cli.imaging.scans import PassedOver, Scan, Survey, Traits, below, passed_over
 from dgmvlc_cli.imaging.stacking import Slice, difference
-from dgmvlc_cli.imaging.vocabulary import kernel_name, known_types, known_words, maker_name
+from dgmvlc_cli.imaging.vocabulary import (
+    PRONE_POSITIONS,
+    kernel_name,
+    known_types,
+    known_words,
+    maker_name,
+    names_agent,
+)
 
 MASK_WORDS = ("mask", "label", "seg", "lobes", "lung-", "lung_", "lungs-", "lungs_", "wholelung",
               "roi", "airway")  # fmt: skip
@@ -362,19 +370,32 @@ def _series_traits(members: list[_Member]) -> Traits:
         gap_mm=gap_mm,
         thickness_mm=first.thickness_mm,
         height_mm=float(upward @ lengths),
-        kernel=kernel_name(header.get("ConvolutionKernel")),
-        contrast=bool(str(header.get("ContrastBolusAgent", "") or "").strip()),
+        kernel=kernel_name(group_value(header, "ConvolutionKernel")),
+        contrast=_contrast(header),
         kvp=_kilovolts(header),
         maker=maker_name(header.get("Manufacturer")),
         lossy=", ".join(sorted({lossy_compression(one.header) for one in members} - {""})),
-        words=known_words(header.get("SeriesDescription")),
+        words=_words(header),
     )
+
+
+def _words(header: Dataset) -> str:
+    """What the description says of the scan, and the coded position if it is prone."""
+    prone = str(header.get("PatientPosition") or "").strip().upper() in PRONE_POSITIONS
+    return known_words(f"{'prone ' if prone else ''}{header.get('SeriesDescription') or ''}")
+
+
+def _contrast(header: Dataset) -> bool | None:
+    """Whether a contrast medium was given; None where the header does not tell."""
+    if header.get("ContrastBolusAgentSequence"):
+        return True
+    return None if "ContrastBolusAgent" not in header else names_agent(header.ContrastBolusAgent)
 
 
 def _kilovolts(header: Dataset) -> float | None:
     """The tube voltage of a header; None where it tells none that a tube has."""
     try:
-        value = float(header.get("KVP") or 0)
+        value = float(group_value(header, "KVP") or 0)
     except (TypeError, ValueError):
         return None
     return value if PLAUSIBLE_KILOVOLTS[0] <= value <= PLAUSIBLE_KILOVOLTS[1] else None

@@ -14,7 +14,7 @@ class Traits:
 
     height_mm: extent along the body.  gap_mm: median distance between slices.
     kernel, maker, words, image_type: only what `vocabulary` knows.  contrast: whether a medium was
-    given.  kvp: tube voltage, kV.
+    given; None where it is not told.  kvp: tube voltage, kV.
     """
 
     modality: str = ""

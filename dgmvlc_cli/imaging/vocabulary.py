@@ -6,7 +6,9 @@ of use for choosing a series is looked up here, and all else is dropped.
 
 from __future__ import annotations
 
+import itertools
 import re
+import unicodedata
 from collections.abc import Iterable
 from typing import Literal
 
@@ -23,12 +25,25 @@ DERIVED_TYPES = frozenset(
     {"DERIVED", "SECONDARY", "REFORMATTED", "MPR", "MIP", "MINIP", "AVERAGE", "PROJECTION IMAGE",
      "RESAMPLED", "SUBTRACTION", "SCREEN SAVE"}
 )  # fmt: skip
+# What changes the density of a lung by more than any exposure does: breathed out, or face down.
+UNLIKE_INSPIRATION = frozenset(
+    {"bauchlage", "espiracion", "espirazione", "exp", "expi", "expir", "expiration", "expiratory",
+     "exsp", "exspir", "exspiration", "exspiratorisch", "procubitus", "pronazione", "prone",
+     "prono"}
+)  # fmt: skip
+PRONE_POSITIONS = frozenset({"HFP", "FFP"})  # coded: head or feet first, prone
+NEGATIONS = frozenset({"no", "non", "not", "kein", "keine", "nicht"})  # not "without": of contrast
+# Agents that say there was none, by their first word.
+NO_AGENT = frozenset(
+    {"0", "false", "kein", "keine", "keines", "n", "n/a", "native", "nativ", "nein", "nil", "no",
+     "non", "none", "not", "ohne", "sans", "senza", "sin", "w/o", "without", "wo"}
+)  # fmt: skip
 # Words of series descriptions, in the spellings of several languages and vendors.
-DESCRIPTION_WORDS = frozenset(
+DESCRIPTION_WORDS = UNLIKE_INSPIRATION | frozenset(
     {"abdomen", "arterial", "axial", "bone", "cap", "chest", "contrast", "cor", "coronal", "ctpa",
-     "delayed", "exp", "expiration", "expiratory", "hr", "hrct", "insp", "inspiration",
+     "delayed", "hr", "hrct", "insp", "inspiration",
      "inspiratory", "ld", "low", "dose", "lung", "lungs", "mediastinum", "minip", "mip", "mpr",
-     "native", "noncontrast", "non", "pe", "portal", "prone", "pulmo", "recon", "routine", "sag",
+     "native", "noncontrast", "non", "pe", "portal", "pulmo", "recon", "routine", "sag",
      "sagittal", "scout", "soft", "standard", "supine", "thick", "thin", "thorax", "tissue",
      "topogram", "venous", "wo", "with", "without"}
 )  # fmt: skip
@@ -38,8 +53,6 @@ MAKERS = {"siemens": "Siemens", "ge": "GE", "general": "GE", "philips": "Philips
           "toshiba": "Canon", "canon": "Canon", "hitachi": "Hitachi", "neusoft": "Neusoft",
           "uih": "United Imaging", "united": "United Imaging", "shimadzu": "Shimadzu",
           "fujifilm": "Fujifilm"}  # fmt: skip
-# What changes the density of a lung by more than any exposure does.
-UNLIKE_INSPIRATION = frozenset({"exp", "expiration", "expiratory", "prone"})
 SMOOTH_KERNELS = frozenset({"SOFT", "STANDARD", "STD", "STD+", "CHST", "A", "B", "C"})
 SHARP_KERNELS = frozenset(
     {"LUNG", "BONE", "BONEPLUS", "DETAIL", "EDGE", "D", "E", "L", "YA", "YB", "YC", "YD"}
@@ -52,9 +65,21 @@ CANON_KERNEL = re.compile(r"FC(\d{2})[A-Z]?")
 
 def known_words(text: object) -> str:
     """The words of a description that are about the scan, in order, each once."""
-    words = re.findall(r"[a-z]+", str(text or "").lower())
-    kept = dict.fromkeys(word for word in words if word in DESCRIPTION_WORDS)
+    plain = unicodedata.normalize("NFKD", str(text or "")).encode("ascii", "ignore").decode()
+    words = re.findall(r"[a-z]+", plain.lower())
+    kept = dict.fromkeys(
+        word
+        for before, word in itertools.pairwise(["", *words])
+        if word in DESCRIPTION_WORDS and not (word in UNLIKE_INSPIRATION and before in NEGATIONS)
+    )
     return " ".join(list(kept)[:MOST_WORDS])
+
+
+def names_agent(value: object) -> bool:
+    """Whether a ContrastBolusAgent names one, and not that there was none."""
+    text = value if isinstance(value, str) else " ".join(map(str, value or ()))  # type: ignore[call-overload]
+    words = re.findall(r"[\w/]+(?:\.\w+)*", text.lower())
+    return bool(words) and (words[0] not in NO_AGENT or words[:2] == ["non", "ionic"])
 
 
 def known_types(values: Iterable[str]) -> list[str]:

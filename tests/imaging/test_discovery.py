@@ -6,11 +6,15 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from enhanced import write_enhanced
+from pydicom.dataset import Dataset
 
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.imaging.choosing import series_rows
 from dgmvlc_cli.imaging.discovery import looks_like_mask, survey
 from dgmvlc_cli.imaging.identity import Identity, SubjectRule
+from dgmvlc_cli.imaging.scans import Traits
+from dgmvlc_cli.imaging.vocabulary import known_words
 
 
 def image(path, seed=0, slices=4, dtype=np.int16):
@@ -194,7 +198,9 @@ def series_of(ramp, folder, uid, **changes):
     [
         ({"ImageType": ["DERIVED", "SECONDARY", "MPR"]}, "derived; the chosen series: original"),
         ({"SeriesDescription": "Thorax EXP"}, "exp; the chosen series: not expiratory"),
-        ({"ContrastBolusAgent": "Ultravist"}, "with contrast; the chosen series: without contrast"),
+        ({"SeriesDescription": "Expi"}, "expi; the chosen series: not expiratory"),
+        ({"PatientPosition": "HFP"}, "prone; the chosen series: not expiratory"),
+        ({"ContrastBolusAgent": "Ultravist"}, "with contrast; the chosen series: no contrast told"),
         (
             {"ConvolutionKernel": "LUNG"},
             "sharp kernel LUNG; the chosen series: smooth kernel STANDARD",
@@ -211,6 +217,64 @@ def test_of_two_like_series_the_rule_decides_and_says_why(tags, said, ramp, tmp_
     found = survey(tmp_path)
     assert [scan.path.name for scan in found.scans] == ["1.2"]
     assert [one.reason for one in found.passed_over] == [said]
+
+
+@pytest.mark.parametrize(
+    ("agent", "given"),
+    [
+        (None, None),
+        ("", False),
+        (" ", False),
+        ("NONE", False),
+        ("No", False),
+        ("N", False),
+        ("0", False),
+        ("w/o", False),
+        ("without", False),
+        ("No IV contrast", False),
+        ("Omnipaque", True),
+        ("NON-IONIC", True),
+        ("0.5 mL Gadovist", True),
+    ],
+)
+def test_contrast_is_given_not_given_or_not_told(agent, given, ramp, tmp_path):
+    tags = {} if agent is None else {"ContrastBolusAgent": agent}
+    series_of(ramp, tmp_path, "1.1", tags=tags)
+    assert survey(tmp_path).scans[0].traits.contrast is given
+
+
+@pytest.mark.parametrize(
+    ("description", "said"),
+    [
+        ("EXPIR 1.0", "expir"),
+        ("Expi", "expi"),
+        ("Espirazione", "espirazione"),
+        ("ESPIRACIÓN", "espiracion"),
+        ("Thorax Bauchlage", "bauchlage"),
+        ("Procubitus", "procubitus"),
+        ("decubito PRONO", "prono"),
+        ("Thorax no expiration", ""),
+        ("Non contrast exp", "exp"),
+        ("Thorax w/o EXP", "exp"),
+        ("Thorax insp", ""),
+    ],
+)
+def test_words_of_several_languages_say_expiratory_or_prone(description, said):
+    assert Traits(words=known_words(description)).breath == said
+
+
+def test_an_enhanced_file_tells_kernel_voltage_and_contrast_in_its_groups(tmp_path):
+    frames = [np.full((5, 6), 1000, "<i2").tobytes()] * 4
+    write_enhanced(tmp_path / "e.dcm", frames, (5, 6), [1.0] * 4)
+    dataset = pydicom.dcmread(tmp_path / "e.dcm")
+    kernel, xray, agent = Dataset(), Dataset(), Dataset()
+    kernel.ConvolutionKernel, xray.KVP, agent.ContrastBolusAgentNumber = "B70f", 100, 1
+    dataset.SharedFunctionalGroupsSequence[0].CTReconstructionSequence = [kernel]
+    dataset.SharedFunctionalGroupsSequence[0].CTXRayDetailsSequence = [xray]
+    dataset.ContrastBolusAgentSequence = [agent]
+    dataset.save_as(tmp_path / "e.dcm")
+    traits = survey(tmp_path).scans[0].traits
+    assert (traits.kernel, traits.kvp, traits.contrast) == ("B70F", 100.0, True)
 
 
 def test_thin_slices_are_preferred_unless_they_cover_less(ramp, tmp_path):
