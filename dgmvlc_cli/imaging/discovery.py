@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -37,8 +38,8 @@ from dgmvlc_cli.imaging.vocabulary import (
     names_agent,
 )
 
-MASK_WORDS = ("mask", "label", "seg", "lobes", "lung-", "lung_", "lungs-", "lungs_", "wholelung",
-              "roi", "airway")  # fmt: skip
+MASK_PARTS = ("mask", "label", "seg", "lobe", "wholelung", "roi", "airway")  # anywhere in a name
+MASK_WORDS = frozenset({"lung", "lungs", "trachea", "body"})
 MASK_TYPES = (sitk.sitkUInt8, sitk.sitkInt8, sitk.sitkUInt16, sitk.sitkUInt32, sitk.sitkUInt64)
 MASK_MAX_VALUES = 64  # more distinct values than any label map of the thorax has in use
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -174,7 +175,7 @@ def looks_like_mask(path: Path) -> bool:
     """
     try:
         suspicious = image_header(path).GetPixelID() in MASK_TYPES
-        if not suspicious and not any(word in path.name.lower() for word in MASK_WORDS):
+        if not suspicious and not _named_as_mask(stem(path.name).lower()):
             return False
         mask = read_image(path)
     except DgmvlcError:
@@ -184,6 +185,11 @@ def looks_like_mask(path: Path) -> bool:
         return False
     distinct = np.unique(values)
     return len(distinct) <= MASK_MAX_VALUES and bool(np.all(distinct == np.round(distinct)))
+
+
+def _named_as_mask(name: str) -> bool:
+    words = MASK_WORDS & set(re.findall(r"[a-z]+", name))
+    return bool(words) or any(part in name for part in MASK_PARTS)
 
 
 # DICOM --------------------------------------------------------------------------------------

@@ -75,6 +75,21 @@ def test_masks_beside_the_scans_are_passed_over_by_their_content(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    "name", ["s1_lung", "s1_lungs", "s1-lung", "lungs", "s1_trachea", "s1mask"]
+)
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_a_mask_named_after_its_structure_is_known_though_its_numbers_are_those_of_scans(
+    name, dtype, tmp_path
+):
+    image(tmp_path / "s1.nii.gz")
+    labels = np.random.default_rng(0).integers(0, 2, (4, 5, 6)).astype(dtype)
+    sitk.WriteImage(sitk.GetImageFromArray(labels), str(tmp_path / f"{name}.nii.gz"))
+    found = survey(tmp_path)
+    assert [scan.subject for scan in found.scans] == ["s1"]
+    assert [one.reason for one in found.passed_over] == ["looks like a mask"]
+
+
 def test_a_mask_so_large_that_freed_memory_leaves_the_process_is_known(tmp_path):
     labels = np.zeros((80, 512, 512), np.uint16)
     labels[20:60, 100:400, 100:400] = 1
