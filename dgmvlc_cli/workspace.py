@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 SETTINGS_FILE = "dgmvlc.toml"
 PLANT_FILE = "plant.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+DESCRIPTION_FILE = "dataset_description.json"
+OUTPUT_FOLDERS = ("images", "models", "counterfactuals", "analysis", "restored")
+PLANTED_FOLDERS = ("scans", "masks")  # that `plant` fills in a control
 CONDITIONING_FILE = "conditioning.safetensors"
 VERSIONED_PACKAGES = ("numpy", "scipy", "torch", "diffusers", "transformers", "SimpleITK")
 
@@ -271,6 +274,19 @@ class Stopwatch:
 # Layout -------------------------------------------------------------------------------------
 
 
+def made_folders(folder: Path) -> list[Path]:
+    """The folders of outputs of a workspace; none where a folder is no workspace with outputs."""
+    if not (folder / SETTINGS_FILE).is_file():
+        return []
+    planted = (folder / PLANT_FILE).is_file()
+    described = read_json(folder / DESCRIPTION_FILE)
+    makers = described.get("GeneratedBy") if isinstance(described, dict) else None
+    names = [one.get("Name") for one in makers or () if isinstance(one, dict)]
+    if not planted and "dgmvlc" not in names:
+        return []
+    return [folder / name for name in OUTPUT_FOLDERS + (PLANTED_FOLDERS if planted else ())]
+
+
 @dataclass(frozen=True)
 class Workspace:
     """Where everything lies below one folder."""
@@ -361,7 +377,7 @@ class Workspace:
     def describe_dataset(self) -> None:
         """dataset_description.json with BIDS-Derivatives names (no claim of compliance)."""
         write_json(
-            self.root / "dataset_description.json",
+            self.root / DESCRIPTION_FILE,
             {
                 "Name": self.root.resolve().name,
                 "BIDSVersion": "1.10.0",

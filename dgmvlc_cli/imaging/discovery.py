@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ from dgmvlc_cli.imaging.vocabulary import (
     maker_name,
     names_agent,
 )
+from dgmvlc_cli.workspace import made_folders
 
 MASK_PARTS = ("mask", "label", "seg", "lobe", "wholelung", "roi", "airway")  # anywhere in a name
 MASK_WORDS = frozenset({"lung", "lungs", "trachea", "body"})
@@ -89,18 +91,27 @@ def collect(root: Path, exclude: Iterable[Path] = (), rule: SubjectRule | None =
 
 
 def _files(root: Path, exclude: list[Path]) -> tuple[list[Path], list[Path]]:
-    """Image files by name, and all others, each in order of path; hidden ones are left out."""
+    """Image files by name, and all others, each in order of path; hidden ones are left out.
+
+    So are the outputs of every workspace on the way.
+    """
     if root.is_file():
         return ([root], []) if is_image_name(root.name) else ([], [root])
-    found = sorted(
-        path
-        for path in root.rglob("*")
-        if path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-        and not any(path.resolve().is_relative_to(folder) for folder in exclude)
-    )
+    found = sorted(_walk(root, list(exclude)))
     images = [path for path in found if is_image_name(path.name)]
     return images, [path for path in found if not is_image_name(path.name)]
+
+
+def _walk(root: Path, exclude: list[Path]) -> Iterator[Path]:
+    for place, folders, names in os.walk(root):
+        folder = Path(place)
+        exclude += [made.resolve() for made in made_folders(folder)]
+        if any(folder.resolve().is_relative_to(one) for one in exclude):
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files = (folder / name for name in names if not name.startswith("."))
+        yield from (path for path in files if path.is_file())
 
 
 # Image files --------------------------------------------------------------------------------

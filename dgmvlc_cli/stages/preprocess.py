@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 
 MOST_WARNINGS = 5  # said on the screen
-OUTPUT_FOLDERS = ("images", "models", "counterfactuals", "analysis", "restored")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +82,7 @@ def find_scans(ws: Workspace, settings: Settings) -> tuple[Survey, Identity]:
     from dgmvlc_cli.imaging.discovery import collect
     from dgmvlc_cli.imaging.identity import load_identity
 
-    made = [ws.root / name for name in OUTPUT_FOLDERS]
+    made = [ws.root / name for name in workspace.OUTPUT_FOLDERS]
     collected = collect(ws.root / settings.scans.path, made, _subject_rule(ws, settings))
     identity = load_identity(
         key_path(ws, settings),

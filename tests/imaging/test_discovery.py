@@ -15,6 +15,7 @@ from dgmvlc_cli.imaging.discovery import looks_like_mask, survey
 from dgmvlc_cli.imaging.identity import Identity, SubjectRule
 from dgmvlc_cli.imaging.scans import Traits
 from dgmvlc_cli.imaging.vocabulary import known_words
+from dgmvlc_cli.workspace import Workspace
 
 
 def image(path, seed=0, slices=4, dtype=np.int16):
@@ -62,6 +63,21 @@ def test_one_file_name_in_many_folders_makes_the_folders_the_subjects(tmp_path):
 def test_a_series_without_patient_id_takes_the_name_of_its_folder(ramp, tmp_path):
     replace(ramp, patient="").write(tmp_path / "case7")
     assert [scan.subject for scan in survey(tmp_path).scans] == ["case7"]
+
+
+@pytest.mark.parametrize("planted", [False, True])
+def test_the_outputs_of_any_workspace_below_the_scans_are_no_scans(planted, tmp_path):
+    image(tmp_path / "s1.nii.gz")
+    other = Workspace(tmp_path / "deep" / "study")
+    other.describe_dataset()
+    image(other.ct_path("s1"))
+    image(other.root / "scans" / "s2.nii.gz")
+    assert len(survey(tmp_path).scans) == 3, "described, but not by the settings of a workspace"
+    other.settings_path.write_text("seed = 0\n")
+    if planted:
+        other.plant_path.write_text("{}")
+    assert [scan.subject for scan in survey(tmp_path).scans] == ["s1"] + ["s2"] * (not planted)
+    assert [scan.subject for scan in survey(other.root / "scans").scans] == ["s2"]
 
 
 def test_masks_beside_the_scans_are_passed_over_by_their_content(tmp_path):
