@@ -103,12 +103,23 @@ def _files(root: Path, exclude: list[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def _walk(root: Path, exclude: list[Path]) -> Iterator[Path]:
-    for place, folders, names in os.walk(root):
+    """Files below a folder, through links to folders elsewhere, each folder once.
+
+    A link to what lies below root, or around it, is not followed: that is visited as it is, or
+    would lead in circles.
+    """
+    inside, seen = root.resolve(), set()
+    for place, folders, names in os.walk(root, followlinks=True):
         folder = Path(place)
+        real = folder.resolve()
         exclude += [made.resolve() for made in made_folders(folder)]
-        if any(folder.resolve().is_relative_to(one) for one in exclude):
+        astray = real != inside / folder.relative_to(root) and (
+            real.is_relative_to(inside) or inside.is_relative_to(real)
+        )
+        if astray or real in seen or any(real.is_relative_to(one) for one in exclude):
             folders.clear()
             continue
+        seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         files = (folder / name for name in names if not name.startswith("."))
         yield from (path for path in files if path.is_file())

@@ -80,6 +80,21 @@ def test_the_outputs_of_any_workspace_below_the_scans_are_no_scans(planted, tmp_
     assert [scan.subject for scan in survey(other.root / "scans").scans] == ["s2"]
 
 
+def test_links_to_folders_elsewhere_are_followed_and_never_in_circles(ramp, tmp_path):
+    scans, store = tmp_path / "scans", tmp_path / "store"
+    replace(ramp, patient="P1").write(store / "P1")
+    replace(ramp, patient="P2", uid="1.2.5").write(scans / "P2")
+    (scans / "P1").symlink_to(store / "P1")
+    (scans / "again").symlink_to(scans / "P2")
+    (scans / "around").symlink_to(tmp_path)
+    (store / "P1" / "back").symlink_to(store / "P1")
+    (store / "P1" / "home").symlink_to(scans)
+    found = survey(scans)
+    assert [(scan.subject, len(scan.files)) for scan in found.scans] == [("P1", 8), ("P2", 8)]
+    assert found.passed_over == []
+    assert found.scans[0].path == scans / "P1"
+
+
 def test_masks_beside_the_scans_are_passed_over_by_their_content(tmp_path):
     image(tmp_path / "scans" / "s1.nii.gz")
     image(tmp_path / "scans" / "mask_study.nii.gz")
