@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ def choose(found: Survey, overrides: Mapping[str, str], identity: Identity) -> S
         wanted = overrides.get(subject, overrides.get(identity.subject(subject)))
         if wanted is None:
             first, others = _prefer(scans)
+            first = _told_of_studies(first, scans)
         else:
             first = _named(wanted, scans, found.root, identity)
             others = [(one, "another was named in dgmvlc.toml") for one in scans if one != first]
@@ -78,6 +79,18 @@ def _prefer(scans: list[Scan]) -> tuple[Scan, list[tuple[Scan, str]]]:
         scans, key=lambda scan: ([one.rank for one in ranks[scan.key]], str(scan.path))
     )
     return first, [(one, _against(ranks[one.key], ranks[first.key])) for one in rest]
+
+
+def _told_of_studies(chosen: Scan, scans: list[Scan]) -> Scan:
+    """The chosen scan, with a note where other studies of the subject were to choose from."""
+    studies = len({one.study for one in scans} - {""})
+    if studies < 2:
+        return chosen
+    note = (
+        f"chosen from series of {studies} studies under one id: other dates, or other people of "
+        'whom each needs an id of their own (subject_from = "folder", or "column" of the table)'
+    )
+    return replace(chosen, notes=(*chosen.notes, note))
 
 
 def _against(these: tuple[Criterion, ...], those: tuple[Criterion, ...]) -> str:

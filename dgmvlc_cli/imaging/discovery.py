@@ -367,6 +367,7 @@ def _series_scan(
         kind="dicom",
         files=files,
         key=f"{patient}/{uid}/{number}",
+        study=_key(first).study,
         size=sum(path.stat().st_size for path in files),
         unreadable=tuple(
             bad for place in sorted({p.parent for p in files}) for bad in damaged[place]

@@ -50,7 +50,8 @@ class Scan:
     path: the image file, or the folder of the first slice.  kind: nifti, nrrd, mha or dicom.
     files: all files that make up the scan.  size: bytes of them all.
     unreadable: damaged DICOM files in the same folder, which may be slices of it.
-    key: what tells it from all others, a series UID or a path.  notes: sentences for the user.
+    key: what tells it from all others, a series UID or a path.  study: StudyInstanceUID of a
+    series; empty where it has none.  notes: sentences for the user.
     """
 
     subject: str
@@ -58,6 +59,7 @@ class Scan:
     kind: str
     files: tuple[Path, ...]
     key: str = ""
+    study: str = ""
     size: int = 0
     unreadable: tuple[Path, ...] = ()
     traits: Traits = Traits()

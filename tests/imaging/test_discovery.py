@@ -323,6 +323,18 @@ def test_an_enhanced_file_tells_kernel_voltage_and_contrast_in_its_groups(tmp_pa
     assert (traits.kernel, traits.kvp, traits.contrast) == ("B70F", 100.0, True)
 
 
+def test_a_scan_chosen_from_several_studies_says_so(ramp, tmp_path):
+    for number in range(3):
+        tags = {"StudyInstanceUID": f"1.7.{number // 2}"}
+        series_of(ramp, tmp_path / "all", f"1.1.{number}", patient="ANON", tags=tags)
+    (scan,) = survey(tmp_path).scans
+    assert "series of 2 studies" in scan.notes[0] and "subject_from" in scan.notes[0]
+    named = survey(tmp_path, overrides={"ANON": "all/1.1.2"}).scans[0]
+    assert not named.notes, "who names a series knows of the others"
+    (tmp_path / "all" / "1.1.2").rename(tmp_path / "1.1.2")
+    assert not survey(tmp_path / "all").scans[0].notes
+
+
 def test_thin_slices_are_preferred_unless_they_cover_less(ramp, tmp_path):
     series_of(ramp, tmp_path, "1.1", stored=ramp.stored[::2], gap_mm=4.0)
     series_of(ramp, tmp_path, "1.2")
