@@ -47,6 +47,7 @@ HEADER_TAGS = [
     "InstanceNumber",
     "ImagesInAcquisition",
     "SamplesPerPixel",
+    "PhotometricInterpretation",
     "Rows",
     "Columns",
     "PixelSpacing",
@@ -70,6 +71,7 @@ HEADER_TAGS = [
 ]
 NOT_AXIAL_TYPES = ("LOCALIZER", "SCOUT", "TOPOGRAM")
 MOST_LISTED = 5
+MOST_SHEAR = 1e-2  # cosine between rows and columns: what is less is rounding
 MOST_PIXELS = 1 << 26  # of one slice: 8192 x 8192
 # Padding declared at a HU that tissue has would cut holes into the patient: such a header is wrong.
 BELIEVABLE_PADDING_HU = (-900.0, 3071.0)
@@ -147,6 +149,8 @@ def refusal(header: Dataset) -> str:
         return "a localizer (scout view), not an axial series"
     if _count(header, "SamplesPerPixel", 1) > 1:
         return "a colour picture (secondary capture), not a CT image"
+    if str(header.get("PhotometricInterpretation", "")).strip().upper() == "MONOCHROME1":
+        return "inverted grey values (MONOCHROME1), whose decoders differ, not MONOCHROME2"
     if _count(header, "NumberOfFrames", 1) > 1 and not is_enhanced(header):
         return "a multi-frame file without positions (cine or secondary capture)"
     if is_enhanced(header):
@@ -267,6 +271,14 @@ def _slice(path: Path, frame: int | None, header: Dataset, tags: _Tags) -> Slice
             "ImageOrientationPatient)",
             "Export the series again.",
         )
+    row, column = orientation[:3] / lengths[0], orientation[3:] / lengths[1]
+    if abs(row @ column) > MOST_SHEAR:
+        degrees = np.degrees(np.arccos(np.clip(row @ column, -1.0, 1.0)))
+        raise DgmvlcError(
+            f"{path}: its rows and columns are at {degrees:.1f} degrees "
+            "(ImageOrientationPatient), 90 were expected",
+            "Export the series again, without shear.",
+        )
     slope, intercept = tags.number("RescaleSlope", 1.0), tags.number("RescaleIntercept", 0.0)
     return Slice(
         path=path,
@@ -275,8 +287,8 @@ def _slice(path: Path, frame: int | None, header: Dataset, tags: _Tags) -> Slice
         pixel_mm=(float(pixel[0]), float(pixel[1])),
         thickness_mm=tags.number("SliceThickness", 0.0) or None,
         position_mm=tags.numbers("ImagePositionPatient", 3),
-        row=orientation[:3] / lengths[0],
-        column=orientation[3:] / lengths[1],
+        row=row,
+        column=column,
         slope=slope or 1.0,
         intercept=intercept,
         padding_hu=_padding_hu(header, slope or 1.0, intercept),
