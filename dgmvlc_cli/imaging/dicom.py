@@ -150,7 +150,7 @@ def refusal(header: Dataset) -> str:
     if _count(header, "SamplesPerPixel", 1) > 1:
         return "a colour picture (secondary capture), not a CT image"
     if str(header.get("PhotometricInterpretation", "")).strip().upper() == "MONOCHROME1":
-        return "inverted grey values (MONOCHROME1), whose decoders differ, not MONOCHROME2"
+        return "inverted grey values (MONOCHROME1), not MONOCHROME2"
     if _count(header, "NumberOfFrames", 1) > 1 and not is_enhanced(header):
         return "a multi-frame file without positions (cine or secondary capture)"
     if is_enhanced(header):

@@ -344,7 +344,7 @@ def _require_in_line(slices: Sequence[Slice], stray: np.ndarray, shift_mm: np.nd
     if stray[worst] > MOST_STRAY_PIXELS:
         others = int((stray > MOST_STRAY_PIXELS).sum()) - 1
         raise DgmvlcError(
-            f"{slices[worst].path}: {slices[worst].name} lies {stray[worst]:.0f} pixels to the "
+            f"{first.path.parent}: {slices[worst].name} lies {stray[worst]:.0f} pixels to the "
             "side of the line along which the other slices are stacked"
             + (f", and so do {counted(others, 'other')}" if others else ""),
             "Export the series again; or remove what is of another series.",

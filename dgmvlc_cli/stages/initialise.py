@@ -43,6 +43,10 @@ def init(
             f"{counted(len(found.passed_over), 'file')} passed over, for example: "
             f"{found.passed_over[0].path.name} ({found.passed_over[0].reason})"
         )
+    if noted := [scan for scan in found.scans if scan.notes]:
+        lines.append(f"WARNING: {noted[0].subject}: {noted[0].notes[0]}")
+        if others := len(noted) - 1:
+            lines[-1] += f"; {counted(others, 'other scan')} with such notes"
     schema, schema_text = None, ""
     if table is not None:
         schema, schema_text, seen = _schema(table, [scan.subject for scan in found.scans])

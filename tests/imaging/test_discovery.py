@@ -6,6 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from commands import dgmvlc
 from enhanced import write_enhanced
 from pydicom.dataset import Dataset
 
@@ -329,6 +330,8 @@ def test_a_scan_chosen_from_several_studies_says_so(ramp, tmp_path):
         series_of(ramp, tmp_path / "all", f"1.1.{number}", patient="ANON", tags=tags)
     (scan,) = survey(tmp_path).scans
     assert "series of 2 studies" in scan.notes[0] and "subject_from" in scan.notes[0]
+    told = dgmvlc("init", str(tmp_path), "-w", str(tmp_path / "study")).stdout
+    assert "WARNING: ANON: chosen from series of 2 studies" in told
     named = survey(tmp_path, overrides={"ANON": "all/1.1.2"}).scans[0]
     assert not named.notes, "who names a series knows of the others"
     (tmp_path / "all" / "1.1.2").rename(tmp_path / "1.1.2")
