@@ -295,12 +295,12 @@ def test_a_check_is_made_anew_where_it_would_be_of_another_question(copy):
     settings.write_text(
         settings.read_text().replace('target = "current smoker"', 'target = "former smoker"')
     )
-    said = dgmvlc("train", *TRAIN, "-w", str(copy)).stdout
-    assert "fold 0: current, kept" in said and "checking it" in said
+    done = dgmvlc("train", *TRAIN, "-w", str(copy))
+    assert "fold 0: current, kept" in done.stdout and "checking it" in done.stderr
     after = workspace.read_json(record)
     assert after["contrast"].endswith("former smoker") and before["contrast"] != after["contrast"]
     assert after["weights_sha256"] == before["weights_sha256"]
-    assert "checking it" not in dgmvlc("train", *TRAIN, "-w", str(copy)).stdout
+    assert "checking it" not in dgmvlc("train", *TRAIN, "-w", str(copy)).stderr
 
 
 def test_another_encoder_than_the_models_is_refused(copy, monkeypatch):
