@@ -81,6 +81,7 @@ STRUCTURE_FILES = {
 LOBES = "lobes"  # the part that is a map of Lobe values; all others are bool
 SIDES = {Tissue.RIGHT_LUNG: "right_lung", Tissue.LEFT_LUNG: "left_lung"}
 BESIDE_THE_LUNGS_HU = -300.0  # a mask with this mean lies on tissue, not on lung
+LUNG_NOT_BODY_HU = -500.0  # a "body" with a mean below is a lung by another convention
 # Shares of the lobes' voxels outside the lung that was given beside them.
 STRAY_LOBES_TOLD, STRAY_LOBES_REFUSED = 0.01, 0.5
 
@@ -168,8 +169,8 @@ def given_segmentation(
     mapping: what the values of a label map mean, a name of MAPPING_NAMES or structure -> values;
     other values are no lung.  Sides, body and airway are found where the mask does not tell them;
     lobes never are.  Raises DgmvlcError for a mask without lungs, of another place, beside the
-    lungs, with lobes that lie elsewhere than its lungs or, with AUTO, of values other than 0 to 4;
-    UsageError for an unknown mapping.
+    lungs, with lobes that lie elsewhere than its lungs or, with AUTO, of values that may mean
+    something else; UsageError for an unknown mapping.
     """
     notes: list[str] = []
     if masks.structures:
@@ -177,7 +178,7 @@ def given_segmentation(
         notes += _cut_stray_lobes(parts, masks.files[0])
     else:
         values = read_labels(masks.files[0], like=volume)
-        parts = _from_values(values, mapping, masks.files[0])
+        parts = _from_values(values, volume, mapping, masks.files[0])
     found = segmentation(volume, parts, notes)
     _require_lungs(found.labels, volume, masks.files[0])
     return found
@@ -264,13 +265,15 @@ def _cut_stray_lobes(parts: dict[str, np.ndarray], path: Path) -> list[str]:
     return [told] if share > STRAY_LOBES_TOLD else []
 
 
-def _from_values(values: np.ndarray, mapping: str | ValuesOf, path: Path) -> dict[str, np.ndarray]:
+def _from_values(
+    values: np.ndarray, volume: Volume, mapping: str | ValuesOf, path: Path
+) -> dict[str, np.ndarray]:
     """Structures by the values of a label map."""
     if mapping == CIP:
         regions, types = values & 255, values >> 8
         parts = parts_of((name, np.isin(regions, found)) for name, found in CIP_REGIONS.items())
         return {**parts, "airway": parts["airway"] | np.isin(types, CIP_AIRWAY_TYPES)}
-    table = _automatic(values, path) if mapping == AUTO else _mapping(mapping)
+    table = _automatic(values, volume, path) if mapping == AUTO else _mapping(mapping)
     parts = parts_of((name, np.isin(values, chosen)) for name, chosen in table.items())
     if not parts.get("body", np.zeros(1)).any():
         parts.pop("body", None)
@@ -287,17 +290,27 @@ def _mapping(mapping: str | ValuesOf) -> ValuesOf:
     return READY_MAPPINGS[mapping]
 
 
-def _automatic(values: np.ndarray, path: Path) -> ValuesOf:
-    """Binary lungs, or Tissue values."""
+def _automatic(values: np.ndarray, volume: Volume, path: Path) -> ValuesOf:
+    """Binary lungs, or Tissue values: both lungs, and no body of air.
+
+    Others number the right and left lung 1 and 2, and 3 what is in them.
+    """
     found = set(np.unique(values).tolist())
-    if not found <= set(Tissue):
-        raise DgmvlcError(
-            f"{path}: mask values {_few(found)}; 0 and 1 (lung), or 0 outside, 1 body, "
-            "2 right lung, 3 left lung, 4 airway were expected",
-            f"Say what they mean with `mask_labels` under [scans]: {', '.join(MAPPING_NAMES)}, "
-            "or a table such as { right_lung = [1], left_lung = [2] }.",
-        )
-    return READY_MAPPINGS["lungs" if found <= {0, 1} else "tissue"]
+    if found <= {0, 1}:
+        return READY_MAPPINGS["lungs"]
+    doubt = ""
+    if {*LUNGS} <= found <= set(Tissue):
+        body = volume.hu[values == Tissue.BODY]
+        mean_hu = float(body.mean(dtype=np.float64)) if body.size else 0.0
+        if mean_hu > LUNG_NOT_BODY_HU:
+            return READY_MAPPINGS["tissue"]
+        doubt = f", 1 with a mean of {mean_hu:.0f} HU"
+    raise DgmvlcError(
+        f"{path}: mask values {_few(found)}{doubt}; 0 and 1 (lung), or 0 outside, 1 body, "
+        "2 right lung, 3 left lung (both), 4 airway were expected",
+        f"Say what they mean with `mask_labels` under [scans]: {', '.join(MAPPING_NAMES)}, "
+        "or a table such as { right_lung = [1], left_lung = [2] }.",
+    )
 
 
 def _require_lungs(labels: np.ndarray, volume: Volume, path: Path) -> None:

@@ -131,6 +131,15 @@ def test_a_mask_that_does_not_fit_is_refused_with_the_reason(given, chest):
         given(values_of(truth, {RIGHT: 1}), "aib23")
 
 
+@pytest.mark.parametrize(
+    "table", [{RIGHT: 1, LEFT: 2}, {LEFT: 1, RIGHT: 2, AIRWAY: 3}, {1: 1, RIGHT: 2}]
+)
+def test_lungs_numbered_in_another_way_are_not_guessed(table, given, chest):
+    with pytest.raises(DgmvlcError, match="mask values 0, 1, 2") as caught:
+        given(values_of(chest[1], table))
+    assert "mask_labels" in caught.value.hint
+
+
 @pytest.fixture
 def turned_chest(chest):
     """The chest on an oblique grid, as a segmenter may get it."""
