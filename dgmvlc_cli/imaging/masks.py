@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +68,8 @@ STRUCTURE_FILES = {
     "lung_middle_lobe_right": "right_middle_lobe",
     "lung_lower_lobe_right": "right_lower_lobe",
     **{name: name for name in LOBE_OF},
-    "lung_left": "left_lung",
-    "lung_right": "right_lung",
+    **{f"{lung}{side}": "left_lung" for lung in ("", "lung_") for side in ("left", "l")},
+    **{f"{lung}{side}": "right_lung" for lung in ("", "lung_") for side in ("right", "r")},
     "left_lung": "left_lung",
     "right_lung": "right_lung",
     "lungs": "lung",
@@ -117,10 +118,8 @@ def require_masks(folder: Path, subjects: Sequence[str]) -> None:
             f"{folder} is no folder of masks.",
             "Name one with --masks DIR, or leave it out to use the built-in segmenter.",
         )
-    for subject in subjects:
-        with contextlib.suppress(DgmvlcError):
-            find_masks(subject, folder)
-            return
+    if any(_mask_paths(subject, folder, subjects) for subject in subjects):
+        return
     raise DgmvlcError(
         f"{folder} holds no mask of any of {counted(len(subjects), 'subject')}.",
         "Name each after its subject's id (ID.nii.gz), or leave --masks out to use the built-in "
@@ -128,32 +127,67 @@ def require_masks(folder: Path, subjects: Sequence[str]) -> None:
     )
 
 
-def find_masks(subject: str, folder: Path, called: str = "") -> MaskFiles:
-    """The masks of a subject in a folder.  called: the subject's name in messages, if not its id.
+def find_masks(
+    subject: str, folder: Path, called: str = "", others: Iterable[str] = ()
+) -> MaskFiles:
+    """The masks of a subject in a folder.
 
     `A.nii.gz`, else `A_*.nii.gz` or `A-*.nii.gz` (a label map, or files named after structures,
     such as `A_lung.nii.gz` and `A_airway.nii.gz`), else the files in a folder `A`.
-    Raises DgmvlcError if there is none.
+    called: the subject's name in messages, if not its id.  others: ids of other subjects, whose
+    masks are not its own: `A_2.nii.gz` where there is a subject `A_2`.
+    Raises DgmvlcError if there is none, or several of which none is named after a structure.
     """
-    images = [path for path in sorted(folder.glob("*")) if is_image_name(path.name)]
-    exact = [path for path in images if stem(path.name) == subject]
-    if exact:
-        return MaskFiles(files=tuple(exact[:1]))
-    parts = [path for path in images if stem(path.name).startswith((f"{subject}_", f"{subject}-"))]
-    inside = folder / subject
-    if not parts and inside.is_dir():
-        parts = [path for path in sorted(inside.glob("*")) if is_image_name(path.name)]
-    if not parts:
+    paths = _mask_paths(subject, folder, others)
+    if not paths:
         raise DgmvlcError(
             f"No mask for subject {called or subject} in {folder}.",
             "Add one named after the subject's id (ID.nii.gz), or remove `masks` from [scans] to "
             "use the built-in segmenter.",
         )
-    named = {path: _structure(path, subject) for path in parts}
+    if stem(paths[0].name) == subject:
+        return MaskFiles(files=tuple(paths[:1]))
+    named = {path: _structure(path, subject) for path in paths}
     known = {path: structure for path, structure in named.items() if structure}
+    if not known and len(paths) > 1:
+        raise DgmvlcError(
+            f"{len(paths)} masks for subject {called or subject} and no word which to take: "
+            f"{_few_names(paths)}.",
+            "Keep one label map per subject, or name files after structures: "
+            "ID_left.nii.gz, ID_right.nii.gz, ID_airway.nii.gz.",
+        )
     if not known:
-        return MaskFiles(files=tuple(parts[:1]))
+        return MaskFiles(files=tuple(paths))
     return MaskFiles(files=tuple(known), structures=tuple(known.values()))
+
+
+def longer_ids(subject: str, ordered: Sequence[str]) -> tuple[str, ...]:
+    """Those of some sorted ids that begin with a subject's, which its masks are told from."""
+    after = ordered[bisect_right(ordered, subject) :]
+    return tuple(takewhile(lambda one: one.startswith(subject), after))
+
+
+def _mask_paths(subject: str, folder: Path, others: Iterable[str]) -> list[Path]:
+    """The image files that are a subject's by their names: the one of its id alone, or all."""
+    images = [path for path in sorted(folder.glob("*")) if is_image_name(path.name)]
+    exact = [path for path in images if stem(path.name) == subject]
+    if exact:
+        return exact
+    longer = [one for one in others if one != subject and _belongs(one, subject)]
+    parts = [
+        path
+        for path in images
+        if _belongs(stem(path.name), subject)
+        and not any(_belongs(stem(path.name), one) for one in longer)
+    ]
+    inside = folder / subject
+    if not parts and inside.is_dir():
+        parts = [path for path in sorted(inside.glob("*")) if is_image_name(path.name)]
+    return parts
+
+
+def _belongs(name: str, subject: str) -> bool:
+    return name == subject or name.startswith((f"{subject}_", f"{subject}-"))
 
 
 def _structure(path: Path, subject: str) -> str:
@@ -327,6 +361,10 @@ def _require_lungs(labels: np.ndarray, volume: Volume, path: Path) -> None:
             f"{path}: the mask does not fit its scan, mean {mean_hu:.0f} HU where it says lung",
             "Check that mask and scan belong together and are not mirrored.",
         )
+
+
+def _few_names(paths: Sequence[Path]) -> str:
+    return ", ".join(path.name for path in paths[:4]) + (", ..." if len(paths) > 4 else "")
 
 
 def _few(values: Iterable[int]) -> str:

@@ -31,7 +31,10 @@ MOST_WARNINGS = 5  # said on the screen
 
 @dataclass(frozen=True, kw_only=True)
 class ScanTask:
-    """One scan to prepare, for one worker.  subject: its name in the workspace."""
+    """One scan to prepare, for one worker.
+
+    subject: its name in the workspace.  longer_ids: ids of other subjects that begin with its id.
+    """
 
     scan: Scan
     subject: str
@@ -40,12 +43,14 @@ class ScanTask:
     handling: Handling
     masks: Path | None
     force: bool
+    longer_ids: tuple[str, ...] = ()
 
 
 def preprocess(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     """Scans -> HU and masks on an isotropic LPS grid, cropped to the lungs, with QC pictures."""
     found, identity = find_scans(ws, settings)
-    tasks = [_scan_task(scan, found, identity, ws, settings, run) for scan in found.scans]
+    ids = sorted({one.subject for one in found.all} - {""})
+    tasks = [_scan_task(scan, ids, identity, ws, settings, run) for scan in found.scans]
     _refuse_same_folder(tasks)
     _refuse_what_none_can_have(ws, settings, run, tasks)
     if run.dry_run:
@@ -103,7 +108,9 @@ def _is_current(task: ScanTask) -> bool:
 def _masks_of(task: ScanTask) -> MaskFiles | None:
     from dgmvlc_cli.imaging.masks import find_masks
 
-    return find_masks(task.scan.subject, task.masks, task.subject) if task.masks else None
+    if not task.masks:
+        return None
+    return find_masks(task.scan.subject, task.masks, task.subject, task.longer_ids)
 
 
 def prepare_scan(task: ScanTask) -> dict[str, Any]:
@@ -165,8 +172,11 @@ def _scan_column(ws: Workspace, settings: Settings) -> dict[str, str]:
 
 
 def _scan_task(
-    scan: Scan, found: Survey, identity: Identity, ws: Workspace, settings: Settings, run: Run
+    scan: Scan, ids: list[str], identity: Identity, ws: Workspace, settings: Settings, run: Run
 ) -> ScanTask:
+    """ids: of all subjects, sorted."""
+    from dgmvlc_cli.imaging.masks import longer_ids
+
     scans = settings.scans
     return ScanTask(
         scan=scan,
@@ -176,6 +186,7 @@ def _scan_task(
         handling=_handling(settings),
         masks=ws.root / scans.masks if scans.masks else None,
         force=run.force,
+        longer_ids=longer_ids(scan.subject, ids) if scans.masks else (),
     )
 
 

@@ -12,7 +12,13 @@ import SimpleITK as sitk
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.imaging import segmenters
 from dgmvlc_cli.imaging.files import read_labels, read_volume, write_labels
-from dgmvlc_cli.imaging.masks import MaskFiles, find_masks, given_segmentation, require_masks
+from dgmvlc_cli.imaging.masks import (
+    MaskFiles,
+    find_masks,
+    given_segmentation,
+    longer_ids,
+    require_masks,
+)
 from dgmvlc_cli.imaging.volume import LUNGS, Tissue, image_of
 
 RIGHT, LEFT, AIRWAY = Tissue.RIGHT_LUNG, Tissue.LEFT_LUNG, Tissue.AIRWAY
@@ -105,6 +111,37 @@ def test_the_mask_of_one_subject_is_not_that_of_another(tmp_path):
     assert [path.name for path in find_masks("s1", tmp_path).files] == ["s1_mask.nii.gz"]
     with pytest.raises(DgmvlcError, match="No mask for subject s2"):
         find_masks("s2", tmp_path)
+
+
+def test_the_mask_of_a_longer_id_is_not_that_of_the_shorter(tmp_path):
+    ids = sorted(["P1", "P1_2", "P10", "P2"])
+    assert longer_ids("P1", ids) == ("P10", "P1_2") and longer_ids("P2", ids) == ()
+    for name in ("P1_2.nii.gz", "P1_2_lung.nii.gz"):
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in find_masks("P1_2", tmp_path, others=ids).files] == ["P1_2.nii.gz"]
+    with pytest.raises(DgmvlcError, match="No mask for subject P1 "):
+        find_masks("P1", tmp_path, others=longer_ids("P1", ids))
+    (tmp_path / "P1_mask.nii.gz").write_bytes(b"")
+    found = find_masks("P1", tmp_path, others=longer_ids("P1", ids))
+    assert [path.name for path in found.files] == ["P1_mask.nii.gz"]
+
+
+@pytest.mark.parametrize("sides", ["LR", ("left", "right"), ("lung_l", "lung_r")])
+def test_two_files_named_by_their_sides_are_both_read(sides, chest, tmp_path):
+    volume, truth = chest
+    for side, tissue in zip(sides, (LEFT, RIGHT), strict=True):
+        write_labels(tmp_path / f"A_{side}.nii.gz", truth == tissue, volume)
+    labels = given_segmentation(find_masks("A", tmp_path), volume).labels
+    for tissue in LUNGS:
+        np.testing.assert_array_equal(labels == tissue, truth == tissue)
+
+
+def test_of_several_masks_of_unknown_names_none_is_guessed(tmp_path):
+    for name in ("A_one", "A_two"):
+        (tmp_path / f"{name}.nii.gz").write_bytes(b"")
+    with pytest.raises(DgmvlcError, match=r"A_one\.nii\.gz, A_two\.nii\.gz"):
+        find_masks("A", tmp_path)
+    require_masks(tmp_path, ["A"])
 
 
 def test_a_folder_without_any_of_the_masks_is_refused_whole(tmp_path):
