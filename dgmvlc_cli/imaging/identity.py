@@ -30,11 +30,13 @@ class SubjectRule:
     `folder` is the first folder below the scans.  pattern: a regular expression with a group
     (?P<subject>...), searched in the path below the scans.  rows: for `column`, what a row of the
     table says about its scan (path, file or folder name, series UID, PatientID) -> its id.
+    fitted: what has been found under each of these, so that no two patients share a row.
     """
 
     source: SubjectSource = "auto"
     pattern: str = ""
     rows: Mapping[str, str] = field(default_factory=dict)
+    fitted: dict[tuple[str, str], str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.source != "pattern":
@@ -66,11 +68,32 @@ class SubjectRule:
             found = re.search(self.pattern, below.as_posix())
             return found["subject"] or "" if found else ""
         if self.source == "column":
-            keys = (below.as_posix(), below.parent.as_posix(), below.name, name, *folders[::-1])
-            return next((self.rows[key] for key in (uid, patient, *keys) if key in self.rows), "")
+            return self._of_row(below, patient, uid)
         if dicom:
             return patient or (folders[-1] if folders else name)
         return name
+
+    def _of_row(self, below: Path, patient: str, uid: str) -> str:
+        """The id of the row that names a scan.  UsageError where its cell has named another's."""
+        folder = below.parent
+        named = [(uid, uid), (patient, patient)]
+        named += [(one.as_posix(), one.as_posix()) for one in (below, folder)]
+        named += [
+            (below.name, below.as_posix()),
+            (stem(below.name), f"{folder}/{stem(below.name)}"),
+        ]
+        for parent in below.parents:
+            named += [(one, parent.as_posix()) for one in (parent.as_posix(), parent.name)]
+        cell, place = next((one for one in named if one[0] in self.rows), ("", ""))
+        for what, found in (("places", place), ("PatientIDs", patient)):
+            other = self.fitted.setdefault((cell, what), found) if cell and found else found
+            if other != found:
+                raise UsageError(
+                    f"The cell {cell!r} of subject_column fits scans of different {what}: "
+                    f"{other!r} and {found!r}.",
+                    "Write the path of the scan's folder below [scans] path, or its series UID.",
+                )
+        return self.rows.get(cell, "")
 
 
 @dataclass(frozen=True, kw_only=True)

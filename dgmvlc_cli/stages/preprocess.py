@@ -168,7 +168,15 @@ def _scan_column(ws: Workspace, settings: Settings) -> dict[str, str]:
     check_column(id_column, table)
     named = table[column] != ""
     ids = table_ids(table, id_column)
-    return dict(zip(table.loc[named, column], ids[named], strict=True))
+    rows: dict[str, str] = {}
+    for cell, subject in zip(table.loc[named, column], ids[named], strict=True):
+        other = rows.setdefault(cell, subject)
+        if other != subject:
+            raise UsageError(
+                f"subject_column {column!r} names {cell!r} for two ids: {other!r} and {subject!r}.",
+                "Name each scan in the rows of one id.",
+            )
+    return rows
 
 
 def _scan_task(

@@ -68,6 +68,8 @@ def test_a_column_of_the_table_names_the_scan_of_each_row(export, tmp_path):
     (export / "table.csv").write_text("id,scan,age\nS7,soft,61\n")
     dgmvlc(*RUN, *w)
     assert table(tmp_path, "subjects")["subject"].tolist() == ["S7"]
+    (export / "table.csv").write_text("id,scan,age\nS7,soft,61\nS8,soft,55\n")
+    assert "'soft' for two ids: 'S7' and 'S8'" in dgmvlc(*RUN, *w, expect=2).stderr
     settings.write_text(text.replace('"scan"', '"scn"'))
     assert "id, scan, age" in dgmvlc(*RUN, *w, expect=2).stderr
 

@@ -195,3 +195,19 @@ def test_the_subject_comes_from_where_the_rule_says(rule, subject):
 def test_a_pattern_that_cannot_name_a_subject_is_a_usage_error(pattern):
     with pytest.raises(UsageError, match="subject_pattern"):
         SubjectRule(source="pattern", pattern=pattern)
+
+
+def test_a_cell_that_fits_scans_of_two_patients_is_a_usage_error():
+    def rule() -> SubjectRule:
+        return SubjectRule(source="column", rows={"CT1": "42", "B/CT1": "43", "C": "44"})
+
+    one = rule()
+    for series in ("s1", "s2"):
+        assert one.subject(Path("A/CT1") / series / "1.dcm", patient="P1", dicom=True) == "42"
+    assert one.subject(Path("B/CT1/s1/1.dcm"), patient="P2", dicom=True) == "43"
+    with pytest.raises(UsageError, match="'A/CT1' and 'D/CT1'"):
+        one.subject(Path("D/CT1/1.dcm"), patient="P1", dicom=True)
+    one = rule()
+    one.subject(Path("C/1.dcm"), patient="P1", dicom=True)
+    with pytest.raises(UsageError, match="'P1' and 'P2'"):
+        one.subject(Path("C/2.dcm"), patient="P2", dicom=True)
