@@ -6,6 +6,7 @@ ITK reads some damaged files without a word and dies of others: they are refused
 from __future__ import annotations
 
 import gzip
+import itertools
 import math
 import re
 import zlib
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from scipy.spatial.transform import Rotation
 
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.imaging.names import SINGLE_FILE_SUFFIXES
@@ -33,6 +35,9 @@ from dgmvlc_cli.workspace import atomic_path
 NIFTI_FLOATS = {"16": "f4", "64": "f8"}  # number types by their NIfTI datatype code
 BLOCK_BYTES = 1 << 20
 NIFTI_MAGIC_AT = 344  # bytes into the header
+NIFTI_HEADER_BYTES = 348
+MOST_SHEAR = 1e-3  # cosine between two axes: half a mm over a chest
+SAME_AXIS = math.cos(math.radians(45))
 METAIMAGE_KEYS = ("NDims", "DimSize", "ElementType", "ElementDataFile")
 METAIMAGE_HEADER_BYTES = 1 << 16
 MOST_LABELS = 65535
@@ -49,11 +54,11 @@ def read_scan_file(path: Path) -> Reading:
     return Reading(
         volume=volume_from_image(image, source=path),
         grid=grid_of_image(image),
-        notes=tuple(_geometry_doubts(image)),
+        notes=tuple(_geometry_doubts(path, image)),
     )
 
 
-def _geometry_doubts(image: sitk.Image) -> list[str]:
+def _geometry_doubts(path: Path, image: sitk.Image) -> list[str]:
     """What a NIfTI header leaves open about orientation and size."""
     if not image.HasMetaDataKey("qform_code"):
         return []
@@ -62,6 +67,11 @@ def _geometry_doubts(image: sitk.Image) -> list[str]:
     identity = np.allclose(np.abs(image.GetDirection()), AXES_OF_LPS)
     if identity and image.GetSpacing() == (1.0,) * 3 and not any(image.GetOrigin()):
         return ["identity affine in its header: orientation and voxel size may have been lost"]
+    forms = _nifti_forms(path)
+    apart_mm = _apart_mm(*forms.values(), image.GetSize()) if len(forms) == 2 else 0.0
+    if apart_mm > min(image.GetSpacing()) / 2:
+        read = min(forms, key=lambda name: _apart_mm(forms[name], _affine(image), image.GetSize()))
+        return [f"its sform and qform lie up to {apart_mm:.1f} mm apart; the {read} was read"]
     return []
 
 
@@ -141,6 +151,7 @@ def image_header(path: Path) -> sitk.ImageFileReader:
     if path.suffix.lower() in (".mha", ".mhd"):
         _require_sound_metaimage(path)
     reader = sitk.ImageFileReader()
+    reader.SetGlobalWarningDisplay(False)  # its warnings name whole paths; doubts are told here
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
@@ -180,8 +191,68 @@ def _require_sound_metaimage(path: Path) -> None:
         )
 
 
+def _nifti_forms(path: Path) -> dict[str, np.ndarray]:
+    """The placings that a NIfTI header gives, `sform` and `qform`: index to LPS in mm, (3, 4).
+
+    ITK reads one of them, and does not tell which.
+    Source: https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h
+    """
+    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as stream:
+        head = stream.read(NIFTI_HEADER_BYTES)
+    order = _byte_order(head)
+    qform_code, sform_code = np.frombuffer(head, f"{order}i2", 2, 252)
+    pixdim, quatern, srow = (
+        np.frombuffer(head, f"{order}f4", count, offset).astype(float)
+        for offset, count in ((76, 4), (256, 6), (280, 12))
+    )
+    b, c, d = quatern[:3]
+    turn = Rotation.from_quat([b, c, d, math.sqrt(max(0.0, 1 - b * b - c * c - d * d))])
+    steps = pixdim[1:] * (1, 1, -1 if pixdim[0] < 0 else 1)
+    qform = np.column_stack([turn.as_matrix() * steps, quatern[3:]])
+    to_lps = np.diag([-1.0, -1.0, 1.0])
+    forms = {"qform": (qform_code, qform), "sform": (sform_code, srow.reshape(3, 4))}
+    return {
+        name: to_lps @ form
+        for name, (code, form) in forms.items()
+        if code > 0 and np.linalg.norm(form[:, :3], axis=0).all() and np.isfinite(form).all()
+    }
+
+
+def _affine(image: sitk.Image) -> np.ndarray:
+    """Index to LPS in mm, (3, 4)."""
+    steps = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    return np.column_stack([steps, image.GetOrigin()])
+
+
+def _apart_mm(one: np.ndarray, other: np.ndarray, size: tuple[int, ...]) -> float:
+    """How far apart two placings of an image put its corners, at most."""
+    ends = np.array(list(itertools.product(*((0, length - 1) for length in size[:3]))))
+    between = np.column_stack([ends, np.ones(len(ends))]) @ (one - other).T
+    return float(np.linalg.norm(between, axis=1).max())
+
+
+def _require_one_placing(path: Path) -> None:
+    """Refuse a NIfTI whose two forms put left and right, or whole axes, elsewhere, or shear."""
+    forms = _nifti_forms(path)
+    if len(forms) < 2:
+        return
+    axes = {name: form[:, :3] / np.linalg.norm(form[:, :3], axis=0) for name, form in forms.items()}
+    if np.abs(axes["sform"].T @ axes["sform"] - np.eye(3)).max() > MOST_SHEAR:
+        raise DgmvlcError(
+            f"{path}: its sform is sheared, as of a tilted gantry, and its qform is not",
+            "Take the file that was corrected for the tilt (dcm2niix names it _Tilt), the DICOM "
+            "series itself, or resample by the sform to axes at right angles.",
+        )
+    if np.diag(axes["sform"].T @ axes["qform"]).min() < SAME_AXIS:
+        raise DgmvlcError(
+            f"{path}: its sform and qform disagree about the axes; one may exchange left and right",
+            "Look in a viewer which of them is true (most programs go by the sform), and write "
+            "that into both; or convert the scan from its source again.",
+        )
+
+
 def _require_sound_nifti(path: Path, reader: sitk.ImageFileReader) -> None:
-    """Refuse a NIfTI that is cut short or holds non-finite numbers.
+    """Refuse a NIfTI that is cut short or holds non-finite numbers, or that lies in two ways.
 
     ITK's reader puts zeros in place of both, which is water in HU, and says nothing.
     """
@@ -201,6 +272,7 @@ def _require_sound_nifti(path: Path, reader: sitk.ImageFileReader) -> None:
         )
     if broken:
         raise _not_finite(path, broken)
+    _require_one_placing(path)
 
 
 def _require_believable_size(path: Path, reader: sitk.ImageFileReader) -> None:
@@ -240,15 +312,18 @@ def _scan_bytes(path: Path, offset: int, number: str | None) -> tuple[int, int]:
                 f"{path}: not NIfTI but Analyze 7.5, which does not tell left from right",
                 "Convert it to NIfTI from its source again.",
             )
-        # The first number of a header is its size, 348, in the file's byte order.
-        order = "<" if head[:4] == (348).to_bytes(4, "little") else ">"
-        size, broken = len(head), 0
+        order, size, broken = _byte_order(head), len(head), 0
         while block := stream.read(BLOCK_BYTES):
             size += len(block)
             if number is not None:
                 whole = block[: len(block) // 8 * 8]
                 broken += int((~np.isfinite(np.frombuffer(whole, order + number))).sum())
     return size, broken
+
+
+def _byte_order(head: bytes) -> str:
+    """Of a NIfTI header, whose first number is its size."""
+    return "<" if head[:4] == NIFTI_HEADER_BYTES.to_bytes(4, "little") else ">"
 
 
 def _not_finite(source: Path, broken: int) -> DgmvlcError:

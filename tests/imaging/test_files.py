@@ -157,6 +157,39 @@ def test_a_nifti_that_lost_its_geometry_is_told(tmp_path):
         assert (said in notes[0]) if said else notes == ()
 
 
+@pytest.fixture
+def two_forms(tmp_path):
+    """two_forms(sform, qform) writes a NIfTI that holds both."""
+
+    def write(sform: np.ndarray, qform: np.ndarray):
+        image = nibabel.Nifti1Image(np.full((6, 7, 8), -800, np.int16), None)
+        image.set_sform(sform, 1)
+        image.set_qform(qform, 1)
+        nibabel.save(image, tmp_path / "a.nii.gz")
+        return tmp_path / "a.nii.gz"
+
+    return write
+
+
+def test_a_nifti_that_is_placed_in_two_ways_is_told_or_refused(two_forms, capfd):
+    one = np.diag([-2.0, -2.0, 3.0, 1.0])
+    one[:3, :3] = OBLIQUE @ one[:3, :3]
+    one[:3, 3] = 10.0, -20.0, 30.0
+    assert read_scan_file(two_forms(one, one)).notes == ()
+    moved = one.copy()
+    moved[0, 3] += 12
+    (note,) = read_scan_file(two_forms(moved, one)).notes
+    assert "12.0 mm apart" in note and ("sform was" in note or "qform was" in note)
+    for flip in ([-1, 1, 1, 1], [-1, -1, 1, 1]):
+        with pytest.raises(DgmvlcError, match="disagree about the axes"):
+            read_scan_file(two_forms(one @ np.diag(flip), one))
+    sheared = one.copy()
+    sheared[:3, 2] += 0.3 * one[:3, 1]
+    with pytest.raises(DgmvlcError, match="sform is sheared"):
+        read_scan_file(two_forms(sheared, one))
+    assert capfd.readouterr().err == ""
+
+
 def test_analyze_is_not_taken_for_nifti(tmp_path):
     path = tmp_path / "a.nii"
     nibabel.save(nibabel.Nifti1Image(np.full((6, 7, 8), -800, np.int16), np.eye(4)), path)
