@@ -135,6 +135,7 @@ def read_image(path: Path) -> sitk.Image:
             f"{reader.GetNumberOfComponents()} value(s) per voxel",
             "Split a time series or a multi-channel file into single 3-D volumes.",
         )
+    _require_right_angles(path, reader)
     if reader.HasMetaDataKey("vox_offset"):
         _require_sound_nifti(path, reader)
     _require_believable_size(path, reader)
@@ -160,7 +161,26 @@ def image_header(path: Path) -> sitk.ImageFileReader:
     return reader
 
 
+def _require_right_angles(path: Path, reader: sitk.ImageFileReader) -> None:
+    """Refuse sheared axes: distances and volumes would be wrong, and NIfTI would lose the shear."""
+    size = reader.GetDimension()
+    axes = np.reshape(reader.GetDirection(), (size, size))[:3, :3]
+    if np.abs(axes.T @ axes - np.eye(3)).max() > MOST_SHEAR:
+        raise _sheared(path, f"direction {' '.join(f'{one:g}' for one in axes.ravel())}")
+
+
+def _sheared(path: Path, found: str) -> DgmvlcError:
+    return DgmvlcError(
+        f"{path}: its axes are sheared ({found}); "
+        "axes of unit length at right angles were expected",
+        "Resample it to such axes first, for example in 3D Slicer (Resample Scalar/Vector/DWI "
+        "Volume), or give the DICOM series, whose tilt is corrected here.",
+    )
+
+
 def _unreadable(path: Path, error: RuntimeError) -> DgmvlcError:
+    if "orthonormal" in str(error):
+        return _sheared(path, "in its sform, and it has no qform")
     reason = str(error).strip().splitlines()[-1].removeprefix("sitk::ERROR: ")
     return DgmvlcError(
         f"{path}: cannot be read as an image; damaged, cut short or of another format ({reason})",

@@ -190,6 +190,29 @@ def test_a_nifti_that_is_placed_in_two_ways_is_told_or_refused(two_forms, capfd)
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("third", ["(0,1.3,4)", "(0,4,0)"], ids=["sheared", "parallel"])
+def test_axes_that_are_not_at_right_angles_are_refused(third, tmp_path):
+    path = tmp_path / "a.nrrd"
+    header = (
+        "NRRD0005\ntype: short\ndimension: 3\nsizes: 4 4 4\nencoding: raw\nendian: little\n"
+        "space: left-posterior-superior\nspace origin: (0,0,0)\n"
+        f"space directions: (4,0,0) (0,4,0) {third}\n\n"
+    )
+    path.write_bytes(header.encode() + bytes(128))
+    with pytest.raises(DgmvlcError, match="axes are sheared") as caught:
+        read_volume(path)
+    assert "3D Slicer" in caught.value.hint
+
+
+def test_a_sheared_sform_alone_is_called_sheared(tmp_path):
+    sheared = np.array([[-2.0, 0, 0, 0], [0, -2, 1, 0], [0, 0, 3, 0], [0, 0, 0, 1]])
+    image = nibabel.Nifti1Image(np.full((6, 7, 8), -800, np.int16), sheared)
+    image.set_qform(None, 0)
+    nibabel.save(image, tmp_path / "a.nii.gz")
+    with pytest.raises(DgmvlcError, match="axes are sheared"):
+        read_volume(tmp_path / "a.nii.gz")
+
+
 def test_analyze_is_not_taken_for_nifti(tmp_path):
     path = tmp_path / "a.nii"
     nibabel.save(nibabel.Nifti1Image(np.full((6, 7, 8), -800, np.int16), np.eye(4)), path)
