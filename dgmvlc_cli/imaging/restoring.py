@@ -18,6 +18,7 @@ from dgmvlc_cli.imaging.volume import AIR_HU, Grid, fullest, grid_of_image, resa
 ResultKind = Literal["hu", "difference", "mask"]
 OUTSIDE_VALUE = {"hu": AIR_HU, "difference": 0.0, "mask": 0.0}
 SLAB_VOXELS = 1 << 25
+BETWEEN_VOXELS = 0.1  # of a voxel: what is off by more was not made on the grid of the scan
 
 
 def kind_of_result(path: Path, image: sitk.Image) -> ResultKind:
@@ -85,17 +86,49 @@ def _labels(image: sitk.Image, grid: Grid) -> np.ndarray:
     )
 
 
-def read_result(path: Path, spacing_mm: tuple[float, float, float]) -> sitk.Image:
-    """A result file; DgmvlcError where its voxels are not those of the preprocessed scan."""
+def read_result(path: Path, prepared: Grid) -> sitk.Image:
+    """A result file; DgmvlcError where its voxels are not those of the preprocessed scan.
+
+    prepared: the grid of that scan.  A result may be cut or padded, as a generator's grid is, but
+    by whole voxels and around the same lungs.
+    """
     image = read_image(path)
-    got = grid_of_image(image).spacing_mm
-    if not np.allclose(got, spacing_mm, rtol=0.01):
-        raise DgmvlcError(
-            f"{path}: voxels of {_mm(got)} mm, the preprocessed scan has {_mm(spacing_mm)} mm",
-            "Give a file that was made from this workspace's scan, or name the right --subject.",
+    got = grid_of_image(image)
+    if not np.allclose(got.spacing_mm, prepared.spacing_mm, rtol=0.01):
+        raise _foreign(
+            f"{path}: voxels of {_mm(got.spacing_mm)} mm, the preprocessed scan has "
+            f"{_mm(prepared.spacing_mm)} mm"
+        )
+    first, size = _index_in(prepared, got.origin_mm), np.array(got.shape[::-1])
+    middle = first + (size - 1) / 2
+    turned = not np.allclose(got.direction, prepared.direction, atol=1e-3)
+    between = float(np.abs(first - np.round(first)).max()) > BETWEEN_VOXELS
+    if turned or between or (middle < 0).any() or (middle > np.array(prepared.shape[::-1])).any():
+        raise _foreign(
+            f"{path}: its voxels are not those of the preprocessed scan: {_placed(got)}, "
+            f"the scan's {_placed(prepared)}"
         )
     return image
 
 
-def _mm(spacing: tuple[float, float, float]) -> str:
-    return " x ".join(f"{one:g}" for one in spacing)
+def _index_in(grid: Grid, point_mm: tuple[float, float, float]) -> np.ndarray:
+    """Continuous index (x, y, z) of an LPS point."""
+    steps = np.reshape(grid.direction, (3, 3)) * grid.spacing_mm[::-1]
+    return np.linalg.solve(steps, np.subtract(point_mm, grid.origin_mm))
+
+
+def _foreign(message: str) -> DgmvlcError:
+    return DgmvlcError(
+        message,
+        "Give a file that was made from this workspace's scan, or name the right --subject.",
+    )
+
+
+def _placed(grid: Grid) -> str:
+    """`40 x 32 x 40 voxels at (-150.0, 10.0, -80.0) mm`."""
+    x, y, z = grid.origin_mm
+    return f"{_mm(grid.shape[::-1])} voxels at ({x:.1f}, {y:.1f}, {z:.1f}) mm"
+
+
+def _mm(sides: tuple[float, ...]) -> str:
+    return " x ".join(f"{one:g}" for one in sides)

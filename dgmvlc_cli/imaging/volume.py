@@ -225,8 +225,8 @@ def grid_of(volume: Volume) -> Grid:
     )
 
 
-def grid_of_image(image: sitk.Image) -> Grid:
-    """Where the voxels of an image lie, in its own order of axes."""
+def grid_of_image(image: sitk.Image | sitk.ImageFileReader) -> Grid:
+    """Where the voxels of an image (or of one whose header was read) lie, in its order of axes."""
     width, height, depth = image.GetSize()
     x_mm, y_mm, z_mm = image.GetSpacing()
     return Grid(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dgmvlc_cli.imaging.restoring import ResultKind
 
 SUFFIX = "_space-scan"
+SUBJECT = r"sub-([A-Za-z0-9.-]+)"
 
 
 def restore(
@@ -72,25 +73,31 @@ def _refuse_one_place_for_two(jobs: list[tuple[Path, Path, dict[str, Any]]]) -> 
 def _job(
     ws: Workspace, path: Path, subject: str | None, out: Path | None
 ) -> tuple[Path, Path, dict[str, Any]]:
-    """A file, where its restored version goes, and the sidecar of its scan with the subject."""
+    """A file, where its restored version goes, the sidecar of its scan, with subject and scan."""
     from dgmvlc_cli.imaging.names import stem
 
     if not path.is_file():
         raise UsageError(f"{path}: no such file", "Give files that this workspace made.")
-    found = re.search(r"sub-([A-Za-z0-9.-]+)", path.name) or re.search(
-        r"sub-([A-Za-z0-9.-]+)", path.resolve().as_posix()
+    within, root = path.resolve().parent, ws.root.resolve()
+    if within.is_relative_to(root):
+        within = within.relative_to(root)
+    found = re.search(SUBJECT, path.name) or next(
+        filter(None, (re.search(SUBJECT, part) for part in within.parts[::-1])), None
     )
     name = slug(subject) if subject else (found[1] if found else "")
-    record = workspace.read_json(ws.root / "images" / f"sub-{name}" / f"sub-{name}.json")
+    place = ws.root / "images" / f"sub-{name}"
+    record = workspace.read_json(place / f"sub-{name}.json")
     if not name or not record or "scan_grid" not in record:
         raise DgmvlcError(
             f"{path}: no preprocessed scan of subject {name or '(unknown)'} in {ws.root}.",
             "Name its --subject, or run `dgmvlc preprocess` again.",
         )
-    within, root = path.resolve().parent, ws.root.resolve()
-    inside = within.relative_to(root) if within.is_relative_to(root) else Path(f"sub-{name}")
+    scan = place / f"sub-{name}_ct.nii.gz"
+    ws.require(scan, f"preprocessed scan of {name}", "dgmvlc preprocess")
+    inside = Path(f"sub-{name}") if within.is_absolute() else within
     folder = out or ws.root / "restored" / inside
-    return path, folder / f"{stem(path.name)}{SUFFIX}.nii.gz", {**record, "subject": name}
+    record |= {"subject": name, "scan": scan}
+    return path, folder / f"{stem(path.name)}{SUFFIX}.nii.gz", record
 
 
 def _restore_one(
@@ -102,7 +109,7 @@ def _restore_one(
     dicom: bool,
 ) -> bool:
     """Restore a file unless that is done already; returns whether it was done now."""
-    from dgmvlc_cli.imaging.files import write_on_grid
+    from dgmvlc_cli.imaging.files import image_header, write_on_grid
     from dgmvlc_cli.imaging.parametric import write_parametric_map
     from dgmvlc_cli.imaging.restoring import (
         grid_from_record,
@@ -110,8 +117,9 @@ def _restore_one(
         read_result,
         restore_image,
     )
+    from dgmvlc_cli.imaging.volume import grid_of_image
 
-    image = read_result(path, tuple(record["facts"]["spacing_mm"]))
+    image = read_result(path, grid_of_image(image_header(record["scan"])))
     kind = kind or kind_of_result(path, image)
     inputs = {
         "result_sha256": workspace.sha256_file(path),

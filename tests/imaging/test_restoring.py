@@ -130,3 +130,29 @@ def test_results_of_one_name_do_not_overwrite_each_other(study):
     dgmvlc(*asked)
     back = list((root / "restored" / "counterfactuals").glob("*/*_space-scan.nii.gz"))
     assert len(back) == len(twins)
+
+
+def test_the_subject_is_the_last_that_the_path_in_the_workspace_names(chest, tmp_path):
+    root = tmp_path / "sub-s1" / "study"
+    (root / "scans").mkdir(parents=True)
+    scan = sitk.Cast(image_of(chest[0].hu, chest[0]), sitk.sitkInt16)
+    sitk.WriteImage(scan, str(root / "scans" / "s1.nrrd"))
+    scan.SetOrigin([mm + 501 for mm in scan.GetOrigin()])
+    sitk.WriteImage(scan, str(root / "scans" / "s2.nrrd"))
+    w = ("-w", str(root))
+    dgmvlc("init", str(root / "scans"), *w)
+    dgmvlc("preprocess", "--spacing", "8", "--workers", "1", *w)
+    file = root / "other" / "sub-s2" / "factual_ct.nii.gz"
+    file.parent.mkdir(parents=True)
+    file.write_bytes((root / "images" / "sub-s2" / "sub-s2_ct.nii.gz").read_bytes())
+    dgmvlc("restore", str(file), *w)
+    back = root / "restored" / "other" / "sub-s2" / "factual_ct_space-scan.nii.gz"
+    image = sitk.ReadImage(str(back))
+    np.testing.assert_allclose(image.GetOrigin(), scan.GetOrigin(), atol=1e-3)
+    assert sitk.GetArrayFromImage(image).max() > 0
+    said = dgmvlc("restore", str(file), "--subject", "s1", *w, expect=1).stderr
+    assert "not those of the preprocessed scan" in said and "--subject" in said
+    near = sitk.ReadImage(str(file))
+    near.SetOrigin([mm - 501 + 3 for mm in near.GetOrigin()])  # as if of s1, but between its voxels
+    sitk.WriteImage(near, str(file))
+    assert "not those of" in dgmvlc("restore", str(file), "--subject", "s1", *w, expect=1).stderr
