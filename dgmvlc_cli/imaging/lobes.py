@@ -7,7 +7,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from dgmvlc_cli.imaging.volume import LUNGS, Tissue, Volume, resample_fraction
+from dgmvlc_cli.imaging.volume import LUNGS, Tissue, Volume, centre_of, resample_fraction
 
 LEAST_COVER = 0.9  # of the lungs' voxels: where lobes cover less, the mask was read half
 
@@ -74,27 +74,16 @@ def check_lobes(lobes: np.ndarray, labels: np.ndarray) -> list[str]:
 
 def _misplaced(lobes: np.ndarray) -> Iterator[str]:
     """What a mirrored mask, or a mapping with swapped values, would look like."""
-    right, left = (_centre(of_side(lobes, side)) for side in LUNGS)
+    right, left = (centre_of(of_side(lobes, side)) for side in LUNGS)
     if right is not None and left is not None and right[2] > left[2]:
         yield "the right lobes lie to the left of the left ones"
     for upper, lower in (
         (Lobe.RIGHT_UPPER, Lobe.RIGHT_LOWER),
         (Lobe.LEFT_UPPER, Lobe.LEFT_LOWER),
     ):
-        above, below = _centre(lobes == upper), _centre(lobes == lower)
+        above, below = centre_of(lobes == upper), centre_of(lobes == lower)
         if above is not None and below is not None and above[0] < below[0]:
             yield f"the {upper.label} lies below the {lower.label}"
-
-
-def _centre(member: np.ndarray) -> tuple[float, float, float] | None:
-    """Mean index (z, y, x); None without a voxel."""
-    if not member.any():
-        return None
-    z, y, x = (
-        float(np.average(np.arange(size), weights=member.sum(axis=others)))
-        for size, others in zip(member.shape, ((1, 2), (0, 2), (0, 1)), strict=True)
-    )
-    return z, y, x
 
 
 def resample_lobes(

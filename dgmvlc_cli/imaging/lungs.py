@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from dgmvlc_cli.imaging.hounsfield import halfway
-from dgmvlc_cli.imaging.volume import LUNGS, Tissue, Volume
+from dgmvlc_cli.imaging.volume import LUNGS, Tissue, Volume, centre_of
 
 Spacing = tuple[float, float, float]
 
@@ -86,6 +86,9 @@ def check_labels(volume: Volume, labels: np.ndarray) -> list[str]:
         for tissue in LUNGS
         if not (labels == tissue).any()
     ]
+    right, left = (centre_of(labels == side) for side in LUNGS)
+    if right is not None and left is not None and right[2] > left[2]:
+        warnings.append("the right lung lies to the left of the left one")
     lung_ml = float(lungs.sum()) * volume.voxel_ml
     mean_hu = float(volume.hu[lungs].mean(dtype=np.float64))
     low, high = PLAUSIBLE_LUNG_ML

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import takewhile
 from pathlib import Path
@@ -83,6 +83,11 @@ LOBES = "lobes"  # the part that is a map of Lobe values; all others are bool
 SIDES = {Tissue.RIGHT_LUNG: "right_lung", Tissue.LEFT_LUNG: "left_lung"}
 BESIDE_THE_LUNGS_HU = -300.0  # a mask with this mean lies on tissue, not on lung
 LUNG_NOT_BODY_HU = -500.0  # a "body" with a mean below is a lung by another convention
+# Shares of a given mask's lung voxels that are no air.  In phantoms a fitting mask has 0.01, one
+# mirrored 0.11, one upside down 0.28; disease fills lungs too, but leaves no air beside the mask.
+DENSE_HU, DENSE_TOLD, DENSE_REFUSED = -300.0, 0.08, 0.20
+# Voxels of the body like lung that a given mask leaves out, by its own: 0.01 of a fitting one.
+LUNG_LIKE_HU, MISSED_TOLD, MISSED_REFUSED = (-950.0, -600.0), 0.20, 0.10
 # Shares of the lobes' voxels outside the lung that was given beside them.
 STRAY_LOBES_TOLD, STRAY_LOBES_REFUSED = 0.01, 0.5
 
@@ -214,8 +219,8 @@ def given_segmentation(
         values = read_labels(masks.files[0], like=volume)
         parts = _from_values(values, volume, mapping, masks.files[0])
     found = segmentation(volume, parts, notes)
-    _require_lungs(found.labels, volume, masks.files[0])
-    return found
+    doubts = _check_place(found.labels, volume, masks.files[0])
+    return replace(found, notes=(*found.notes, *doubts))
 
 
 def segmentation(
@@ -347,20 +352,33 @@ def _automatic(values: np.ndarray, volume: Volume, path: Path) -> ValuesOf:
     )
 
 
-def _require_lungs(labels: np.ndarray, volume: Volume, path: Path) -> None:
-    """Refuse a mask that has no lung, or that lies on other tissue."""
+def _check_place(labels: np.ndarray, volume: Volume, path: Path) -> list[str]:
+    """What to tell of a mask that lies partly beside the lungs, or leaves out much of them.
+
+    Raises DgmvlcError for one that has no lung or lies elsewhere.
+    """
     lungs = np.isin(labels, LUNGS)
     if not lungs.any():
         raise DgmvlcError(
             f"{path}: the mask is empty, none of its values is lung",
             "Check that it is the lung mask, and `mask_labels` under [scans].",
         )
-    mean_hu = float(volume.hu[lungs].mean(dtype=np.float64))
-    if mean_hu > BESIDE_THE_LUNGS_HU:
+    hu = volume.hu[lungs]
+    mean_hu, dense = float(hu.mean(dtype=np.float64)), float((hu > DENSE_HU).mean())
+    low, high = LUNG_LIKE_HU
+    body = volume.hu[labels == Tissue.BODY]
+    missed = float(((body > low) & (body < high)).sum()) / hu.size
+    told = f"{100 * dense:.0f} % of its lung voxels are above {DENSE_HU:.0f} HU"
+    left_out = f"it leaves out lung-like voxels of {100 * missed:.0f} % of its own volume"
+    misplaced = dense > DENSE_REFUSED and missed > MISSED_REFUSED
+    if misplaced or mean_hu > BESIDE_THE_LUNGS_HU:
         raise DgmvlcError(
-            f"{path}: the mask does not fit its scan, mean {mean_hu:.0f} HU where it says lung",
+            f"{path}: the mask does not fit its scan, mean {mean_hu:.0f} HU where it says lung"
+            + (f", {told}, and {left_out}" if misplaced else ""),
             "Check that mask and scan belong together and are not mirrored.",
         )
+    doubts = [f"{told}: disease, or a mask that is mirrored or moved"] if dense > DENSE_TOLD else []
+    return doubts + ([f"{left_out}: is the mask whole?"] if missed > MISSED_TOLD else [])
 
 
 def _few_names(paths: Sequence[Path]) -> str:

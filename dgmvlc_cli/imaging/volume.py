@@ -185,6 +185,17 @@ def lung_box(
     return sides[0], sides[1], sides[2]
 
 
+def centre_of(member: np.ndarray) -> tuple[float, float, float] | None:
+    """Mean index (z, y, x) of a mask; None without a voxel."""
+    if not member.any():
+        return None
+    z, y, x = (
+        float(np.average(np.arange(size), weights=member.sum(axis=others)))
+        for size, others in zip(member.shape, ((1, 2), (0, 2), (0, 1)), strict=True)
+    )
+    return z, y, x
+
+
 def isotropic_grid(volume: Volume, spacing_mm: float) -> Grid:
     """The LPS-aligned cubic grid that covers every voxel of a volume, centred on it."""
     ends = [(-0.5, size - 0.5) for size in volume.hu.shape]

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.imaging import segmenters
 from dgmvlc_cli.imaging.files import read_labels, read_volume, write_labels
+from dgmvlc_cli.imaging.lungs import check_labels
 from dgmvlc_cli.imaging.masks import (
     MaskFiles,
     find_masks,
@@ -175,6 +176,50 @@ def test_lungs_numbered_in_another_way_are_not_guessed(table, given, chest):
     with pytest.raises(DgmvlcError, match="mask values 0, 1, 2") as caught:
         given(values_of(chest[1], table))
     assert "mask_labels" in caught.value.hint
+
+
+@pytest.fixture
+def told(chest, tmp_path):
+    """told(lungs) says what is noted of a binary mask on the chest."""
+    volume, _ = chest
+
+    def read(lungs: np.ndarray) -> tuple[str, ...]:
+        write_labels(tmp_path / "m.nii.gz", lungs, volume)
+        return given_segmentation(MaskFiles(files=(tmp_path / "m.nii.gz",)), volume).notes
+
+    return read
+
+
+def test_a_mask_beside_the_lungs_is_told_or_refused(told, chest):
+    lungs = np.isin(chest[1], LUNGS)
+    assert told(lungs) == ()
+    (note,) = told(lungs[:, :, ::-1])
+    assert "10 % of its lung voxels are above -300 HU" in note or "11 %" in note
+    half = lungs.copy()
+    half[len(half) // 2 :] = False
+    (note,) = told(half)
+    assert "is the mask whole?" in note
+    for moved in (lungs[::-1], np.roll(lungs, 10, axis=0)):
+        with pytest.raises(DgmvlcError, match=r"does not fit its scan.*leaves out"):
+            told(moved)
+
+
+def test_lungs_full_of_disease_are_told_and_kept(chest, tmp_path):
+    volume, truth = chest
+    lungs = np.isin(truth, LUNGS)
+    filled = lungs & (np.indices(truth.shape)[1] > np.nonzero(lungs)[1].mean())
+    sick = replace(volume, hu=np.where(filled, np.float32(20), volume.hu))
+    sick = replace(sick, hu=np.where(lungs & (sick.hu < 0), np.float32(-850), sick.hu))
+    write_labels(tmp_path / "m.nii.gz", lungs, sick)
+    (note,) = given_segmentation(MaskFiles(files=(tmp_path / "m.nii.gz",)), sick).notes
+    assert "disease" in note
+
+
+def test_lungs_of_the_wrong_sides_are_told(chest):
+    volume, truth = chest
+    swapped = truth.copy()
+    swapped[truth == RIGHT], swapped[truth == LEFT] = LEFT, RIGHT
+    assert check_labels(volume, swapped) == ["the right lung lies to the left of the left one"]
 
 
 @pytest.fixture
