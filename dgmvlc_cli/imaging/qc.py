@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dgmvlc_cli.imaging.lobes import Lobe
-from dgmvlc_cli.imaging.volume import LUNGS, Tissue, Volume
+from dgmvlc_cli.imaging.volume import LUNGS, Tissue, Volume, centre_of
 from dgmvlc_cli.workspace import atomic_path
 
 LUNG_WINDOW_HU = (-1350.0, 150.0)
@@ -152,14 +152,14 @@ def _letters(axis: Axes, letters: str) -> None:
 
 def _centre(labels: np.ndarray) -> tuple[int, int, int]:
     """Middle of the lungs along z and y, of the right lung along x; of the array without lungs."""
-    lungs = np.argwhere(np.isin(labels, LUNGS))
-    if not len(lungs):
+    lungs = np.isin(labels, LUNGS)
+    side = centre_of(labels == Tissue.RIGHT_LUNG) or centre_of(lungs)
+    if side is None:
         z, y, x = (size // 2 for size in labels.shape)
         return z, y, x
-    right = np.argwhere(labels == Tissue.RIGHT_LUNG)
-    side = right if len(right) else lungs
-    z, y, _ = ((lungs.min(axis=0) + lungs.max(axis=0)) // 2).tolist()
-    return z, y, int(side[:, 2].mean())
+    filled = [np.flatnonzero(lungs.any(axis=others)) for others in ((1, 2), (0, 2))]
+    z, y = (int(where[0] + where[-1]) // 2 for where in filled)
+    return z, y, int(side[2])
 
 
 def _cut(array: np.ndarray, plane: str, centre: tuple[int, int, int]) -> np.ndarray:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.imaging.lobes import Lobe
-from dgmvlc_cli.imaging.qc import draw_qc
+from dgmvlc_cli.imaging.qc import _centre, draw_qc
 from dgmvlc_cli.imaging.volume import Tissue, Volume
 
 
@@ -74,3 +76,13 @@ def test_the_edge_between_two_lobes_is_drawn(two_boxes, tmp_path):
     # In the coronal and the sagittal picture, at half the height of the lung.
     assert np.allclose(np.median(changed[:, 0]) / height, 0.5, atol=0.1)
     assert changed[:, 1].min() > width * 100 / 388
+
+
+def test_the_centre_of_large_lungs_takes_no_more_memory_than_they_do():
+    labels = np.full((60, 100, 100), Tissue.RIGHT_LUNG, np.uint8)
+    labels[:20] = labels[:, :, :30] = Tissue.BODY
+    tracemalloc.start()
+    assert _centre(labels) == (39, 49, 64)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 8 * labels.nbytes
