@@ -126,6 +126,9 @@ def prepare_scan(task: ScanTask) -> dict[str, Any]:
         return _scan_row(sidecar.previous() or {})
     clock = Stopwatch()
     prepared = prepare(task.scan, task.handling, masks)
+    # The table goes before the first scan that it tells of, and comes back with the last: a run
+    # that is killed between leaves scans of two grids, which no later stage may take for one.
+    ws.subjects_path.unlink(missing_ok=True)
     sidecar.invalidate()
     write_volume(ws.ct_path(subject), prepared.volume)
     write_labels(ws.mask_path(subject), prepared.labels, prepared.volume)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import pytest
 from commands import dgmvlc
 
 from dgmvlc_cli.imaging.acquisition import acquisition
+from dgmvlc_cli.imaging.files import write_volume
 from dgmvlc_cli.workspace import read_table
+
+preprocess = importlib.import_module("dgmvlc_cli.stages.preprocess")
 
 RUN = ("preprocess", "--spacing", "8", "--workers", "1")
 
@@ -85,3 +89,26 @@ def test_what_was_compressed_with_loss_needs_a_word(chest_series, tmp_path):
     assert "compressed with loss" in dgmvlc(*RUN, "--allow-lossy", *w).stdout
     for listed in "subjects", "series":
         assert "HU are not those" in table(tmp_path / "w", listed)["warnings"].item()
+
+
+def test_a_killed_run_leaves_no_table_of_scans_on_two_grids(chest, tmp_path, monkeypatch):
+    for name in ("p0", "p1"):
+        write_volume(tmp_path / "scans" / f"{name}.nii.gz", chest[0])
+    w = ("-w", str(tmp_path))
+    dgmvlc("init", str(tmp_path / "scans"), *w)
+    dgmvlc(*RUN, *w)
+    before = (tmp_path / "subjects.tsv").read_bytes()
+    prepare_scan = preprocess.prepare_scan
+
+    def killed(task):
+        if task.subject == "p1":
+            raise KeyboardInterrupt
+        return prepare_scan(task)
+
+    dgmvlc(*RUN, "--dry-run", *w)
+    monkeypatch.setattr(preprocess, "prepare_scan", killed)
+    dgmvlc("preprocess", "--spacing", "12", "--workers", "1", *w, expect=None)
+    assert "dgmvlc preprocess" in dgmvlc("analyze", *w, expect=1).stderr
+    monkeypatch.setattr(preprocess, "prepare_scan", prepare_scan)
+    dgmvlc(*RUN, *w)
+    assert (tmp_path / "subjects.tsv").read_bytes() == before
