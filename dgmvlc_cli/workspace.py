@@ -199,10 +199,23 @@ def versions() -> dict[str, str]:
 
 
 def command_line() -> str:
-    """How this process was called, for provenance; the same in worker processes."""
+    """How this process was called, for provenance; the same in worker processes.
+
+    Without paths, which may name patients and hospitals: what lies there is told by its hash.
+    """
     program, *arguments = sys.argv or [""]
     name = "dgmvlc" if Path(program).stem in ("dgmvlc", "__main__") else Path(program).name
-    return shlex.join([name, *arguments])
+    return shlex.join([name, *arguments[:1], *map(_without_path, arguments[1:])])
+
+
+def _without_path(argument: str) -> str:
+    option, equals, value = argument.partition("=")
+    if not (equals and option.startswith("--")):
+        option, equals, value = "", "", argument
+    with contextlib.suppress(OSError, ValueError):  # too long for a name
+        if value and ("/" in value or os.sep in value or Path(value).exists()):
+            return f"{option}{equals}PATH"
+    return argument
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,9 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
 from dgmvlc_cli.errors import UsageError
+from dgmvlc_cli.imaging.files import write_labels
 from dgmvlc_cli.imaging.identity import Identity, SubjectRule, scrub
+from dgmvlc_cli.imaging.volume import Volume
 from dgmvlc_cli.workspace import read_table
 
 TEXT_VRS = frozenset({"AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UT"})
@@ -136,6 +138,23 @@ def test_names_are_kept_where_pseudonyms_are_turned_off(clinic):
     assert not (clinic / "open.key.json").exists()
     # What the test above looks for is there to be found.
     assert leaks(study, [PLANTED])
+
+
+@pytest.mark.parametrize("glue", [" ", "="])
+def test_paths_among_the_options_reach_no_sidecar(glue, clinic, chest, tmp_path, monkeypatch):
+    study = tmp_path / "study"
+    dgmvlc("init", str(clinic / "scans"), "-w", str(study))
+    folder = tmp_path / "ZQXmasks of Doe"
+    scan = Volume(hu=chest[0].hu[::2], spacing_mm=(8.0, 4.0, 4.0), origin_mm=(10.0, 20.0, 30.0))
+    for patient in ("ZQXDoe^Jane", "ZQXRoe^Richard"):
+        write_labels(folder / f"{patient}.nii.gz", chest[1][::2], scan)
+    monkeypatch.chdir(tmp_path)
+    option = ["--masks", folder.name] if glue == " " else [f"--masks={folder.name}"]
+    dgmvlc("preprocess", "--spacing", "8", "--workers", "1", *option, "-w", "study")
+    commands = {json.loads(one.read_text())["command"] for one in study.rglob("sub-s*.json")}
+    (command,) = commands
+    assert command == f"dgmvlc preprocess --spacing 8 --workers 1 --masks{glue}PATH -w PATH"
+    assert leaks(study, [PLANTED]) == []
 
 
 def test_a_mask_that_is_missing_is_told_without_the_id(clinic, tmp_path):
