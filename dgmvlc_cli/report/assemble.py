@@ -271,6 +271,14 @@ TRAINED = (
 SAMPLED = ("steps", "sampler", "guidance_scale", "source")
 
 
+def chosen_settings(settings: Settings) -> dict[str, Any]:
+    """The settings as JSON, without the schema, and without paths and ids, which name people."""
+    private: Any = {"scans": {"path", "masks", "key", "choose"}, "table": {"path"}}
+    return settings.model_dump(
+        mode="json", by_alias=True, exclude={"table_schema": True, **private}
+    )
+
+
 def provenance(
     ws: Workspace,
     settings: Settings,
@@ -284,7 +292,7 @@ def provenance(
     lobes: as `lobe_facts`.
     """
     plan = trained_inputs(ws, settings.train.model, 0)
-    chosen = settings.model_dump(mode="json", by_alias=True, exclude={"table_schema"})
+    chosen = chosen_settings(settings)
     chosen["train"] = {name: plan[name] for name in TRAINED} | {"folds": settings.train.folds}
     (first,) = pairs.head(1).dropna(axis=1).to_dict("records")
     chosen["counterfactual"] = {name: first[name] for name in SAMPLED if name in first}

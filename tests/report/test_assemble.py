@@ -9,7 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dgmvlc_cli.report.assemble import calibration_sentence, obedience_sentence, scan_rows
+from dgmvlc_cli.config import Settings
+from dgmvlc_cli.report.assemble import (
+    calibration_sentence,
+    chosen_settings,
+    obedience_sentence,
+    scan_rows,
+)
 from dgmvlc_cli.workspace import Workspace, write_json
 
 
@@ -53,6 +59,13 @@ def test_the_report_says_whether_the_models_obey(tmp_path, folds, said):
         write_json(ws.validation_path("flow", fold), {"validation": facts})
     found = obedience_sentence(ws, "flow", 2)
     assert (said is None and not found) or re.search(str(said), *found)
+
+
+@pytest.mark.parametrize("table", [None, {"path": "/ZQX/table.csv"}])
+def test_the_settings_of_the_report_name_no_path_and_nobody(table) -> None:
+    scans = {"path": "/ZQX", "masks": "/ZQX/m", "key": "/ZQX.json", "choose": {"ZQXDoe": "s1"}}
+    told = chosen_settings(Settings.model_validate({"scans": scans, "table": table}))
+    assert "ZQX" not in str(told) and told["scans"]["margin_mm"] == 10
 
 
 def test_scans_are_told_with_what_was_measured_and_flagged() -> None:
