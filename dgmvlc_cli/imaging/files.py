@@ -38,6 +38,7 @@ NIFTI_MAGIC_AT = 344  # bytes into the header
 NIFTI_HEADER_BYTES = 348
 MOST_SHEAR = 1e-3  # cosine between two axes: half a mm over a chest
 SAME_AXIS = math.cos(math.radians(45))
+DETACHED = (".mhd", ".nhdr")  # headers that name the file of their voxels
 METAIMAGE_KEYS = ("NDims", "DimSize", "ElementType", "ElementDataFile")
 METAIMAGE_HEADER_BYTES = 1 << 16
 MOST_LABELS = 65535
@@ -181,6 +182,12 @@ def _sheared(path: Path, found: str) -> DgmvlcError:
 def _unreadable(path: Path, error: RuntimeError) -> DgmvlcError:
     if "orthonormal" in str(error):
         return _sheared(path, "in its sform, and it has no qform")
+    if path.suffix.lower() in DETACHED:  # the reason would name another file, and maybe a patient
+        return DgmvlcError(
+            f"{path}: cannot be read as an image; damaged, or the file of voxels that it names is "
+            "missing, cut short or of another size",
+            "Copy header and voxels again, side by side and under their names.",
+        )
     reason = str(error).strip().splitlines()[-1].removeprefix("sitk::ERROR: ")
     return DgmvlcError(
         f"{path}: cannot be read as an image; damaged, cut short or of another format ({reason})",
@@ -298,7 +305,7 @@ def _require_sound_nifti(path: Path, reader: sitk.ImageFileReader) -> None:
 def _require_believable_size(path: Path, reader: sitk.ImageFileReader) -> None:
     """Refuse a header that promises more voxels than its files can hold, before memory is taken."""
     files = (path, *data_files(path))
-    if path.suffix.lower() in (".mhd", ".nhdr") and len(files) == 1:
+    if path.suffix.lower() in DETACHED and len(files) == 1:
         return  # a list of files, one per slice, which the reader checks itself
     voxels, stored = math.prod(reader.GetSize()), sum(one.stat().st_size for one in files)
     if voxels > MOST_COMPRESSION * stored:
@@ -311,7 +318,7 @@ def _require_believable_size(path: Path, reader: sitk.ImageFileReader) -> None:
 
 def data_files(path: Path) -> tuple[Path, ...]:
     """The voxel file that an .mhd or .nhdr header names."""
-    if path.suffix.lower() not in (".mhd", ".nhdr"):
+    if path.suffix.lower() not in DETACHED:
         return ()
     found = re.search(
         r"^(?:ElementDataFile\s*=|data ?file\s*:)\s*(.+?)\s*$",

@@ -185,18 +185,23 @@ def default_key(root: Path) -> Path:
     return resolved.parent / f"{resolved.name}.key.json"
 
 
-def scrub(text: str, subject_id: str, name: str, files: Iterable[Path]) -> str:
+def scrub(
+    text: str, subject_id: str, name: str, files: Iterable[Path], masks: Iterable[Path] = ()
+) -> str:
     """A message without paths, file names and the id of a subject: `file 12` is the 12th by name.
 
-    name: what stands for the subject.
+    name: what stands for the subject.  files: of the scan.  masks: each `the mask`, as is the
+    folder that they lie in.
     """
-    ordered = sorted(files)
+    ordered, others = sorted(files), sorted(masks)
     places: dict[str, str] = {}
-    for number, path in enumerate(ordered, start=1):
-        places.setdefault(str(path), f"file {number}")
-        places.setdefault(path.name, f"file {number}")
-    for folder in {parent for path in ordered for parent in path.parents}:
-        places.setdefault(str(folder), "the scan")
+    numbered = [(path, f"file {number}") for number, path in enumerate(ordered, start=1)]
+    for path, called in [*numbered, *((path, "the mask") for path in others)]:
+        places.setdefault(str(path), called)
+        places.setdefault(path.name, called)
+    for paths, called in ((ordered, "the scan"), (others, "the mask")):
+        for folder in {parent for path in paths for parent in path.parents}:
+            places.setdefault(str(folder), called)
     # A number may be an id, but is more often a measure.
     if len(subject_id) >= SMALLEST_SCRUBBED and not subject_id.isdigit():
         places.setdefault(subject_id, name)

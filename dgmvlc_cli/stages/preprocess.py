@@ -255,10 +255,11 @@ def _scrubbed(message: str, task: ScanTask) -> str:
     """A message that names no path and no id."""
     from dgmvlc_cli.imaging.identity import scrub
 
-    files = [*task.scan.files, *task.scan.unreadable]
+    files, masks = [*task.scan.files, *task.scan.unreadable], []
     if task.masks:
-        files += [path for path in task.masks.rglob("*") if task.scan.subject in str(path)]
-    return scrub(message, task.scan.subject, task.subject, files)
+        masks = [path for path in task.masks.rglob("*") if task.scan.subject in str(path)]
+        message = message.replace(str(task.masks), "the mask") if not masks else message
+    return scrub(message, task.scan.subject, task.subject, files, masks)
 
 
 def _scan_sidecar(task: ScanTask, masks: MaskFiles | None) -> Sidecar:

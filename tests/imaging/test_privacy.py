@@ -14,8 +14,8 @@ from pydicom.datadict import DicomDictionary, dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from dgmvlc_cli.errors import UsageError
-from dgmvlc_cli.imaging.files import write_labels
+from dgmvlc_cli.errors import DgmvlcError, UsageError
+from dgmvlc_cli.imaging.files import read_image, write_labels
 from dgmvlc_cli.imaging.identity import Identity, SubjectRule, scrub
 from dgmvlc_cli.imaging.volume import Volume
 from dgmvlc_cli.workspace import read_table
@@ -160,8 +160,10 @@ def test_paths_among_the_options_reach_no_sidecar(glue, clinic, chest, tmp_path,
 def test_a_mask_that_is_missing_is_told_without_the_id(clinic, tmp_path):
     w = ("-w", str(clinic / "masked"))
     dgmvlc("init", str(clinic / "scans"), *w)
-    (tmp_path / "ZQXDoe^Jane.nii.gz").write_bytes(b"damaged")  # the other one has none
-    said = dgmvlc("preprocess", "--masks", str(tmp_path), "--workers", "1", *w, expect=1)
+    folder = tmp_path / "ZQXmasks"
+    folder.mkdir()
+    (folder / "ZQXDoe^Jane.nii.gz").write_bytes(b"damaged")  # the other one has none
+    said = dgmvlc("preprocess", "--masks", str(folder), "--workers", "1", *w, expect=1)
     assert "No mask for subject s" in said.stderr and PLANTED not in said.stderr
     assert leaks(clinic / "masked", [PLANTED]) == []
 
@@ -189,6 +191,32 @@ def test_a_message_is_scrubbed_of_paths_names_and_ids(tmp_path):
     assert scrub(said, "Doe", "p7", files) == (
         "file 2: cut short; file 1 too, of p7, gap 1.25 mm in the scan"
     )
+
+
+def test_files_of_a_scan_are_counted_without_its_masks(tmp_path):
+    files = [tmp_path / "scans" / f"Doe_{n}.dcm" for n in (1, 2)]
+    masks = [tmp_path / "masks" / "Doe" / f"{side}.nii.gz" for side in ("left", "right")]
+    said = f"{files[1]}: cut short; {masks[0]} and left.nii.gz do not fit, in {tmp_path / 'masks'}"
+    assert scrub(said, "Doe", "p7", files, masks) == (
+        "file 2: cut short; the mask and the mask do not fit, in the mask"
+    )
+
+
+@pytest.mark.parametrize(
+    ("suffix", "header"),
+    [
+        (".nhdr", "NRRD0005\ntype: short\ndimension: 3\nsizes: 9 9 9\nencoding: raw\n"
+         "endian: little\ndata file: "),
+        (".mhd", "ObjectType = Image\nNDims = 3\nDimSize = 9 9 9\nElementSpacing = 1 1 1\n"
+         "ElementType = MET_SHORT\nElementDataFile = "),
+    ],
+)  # fmt: skip
+def test_voxels_that_are_missing_are_told_without_the_name_of_their_file(suffix, header, tmp_path):
+    path = tmp_path / f"a{suffix}"
+    path.write_text(f"{header}ZQXDoe.raw\n")
+    with pytest.raises(DgmvlcError, match="file of voxels that it names is missing") as caught:
+        read_image(path)
+    assert PLANTED not in caught.value.message + caught.value.hint
 
 
 @pytest.mark.parametrize(
