@@ -341,6 +341,7 @@ def _preprocess_result(
         *_warning_lines(ok),
         f"one row per scan: {ws.subjects_path}; pictures: {ws.root / 'images'}/sub-*/sub-*_qc.png",
         *_mixed_kernels(ok),
+        *_stray_folders(ws, table, identity),
     ]
     if identity.pseudonymous:
         summary.append(
@@ -383,4 +384,19 @@ def _mixed_kernels(ok: pd.DataFrame) -> list[str]:
     return [
         f"WARNING: {counted(found['smooth'], 'scan')} of smooth and {found['sharp']} of sharp "
         "kernels; their densities are not comparable (column kernel)"
+    ]
+
+
+def _stray_folders(ws: Workspace, table: pd.DataFrame, identity: Identity) -> list[str]:
+    """A warning of images that belong to no subject any more, or to one by its real name."""
+    known = {ws.subject_folder(one).name for one in table["subject"]}
+    found = sorted(path.name for path in (ws.root / "images").glob("sub-*") if path.is_dir())
+    stray = [name for name in found if name not in known]
+    if not stray:
+        return []
+    listed = ", ".join(stray[:MOST_WARNINGS]) + (", ..." if len(stray) > MOST_WARNINGS else "")
+    why = " before you share the workspace: they may name patients" if identity.pseudonymous else ""
+    return [
+        f"WARNING: {counted(len(stray), 'folder')} in {ws.root / 'images'} of no subject in "
+        f"subjects.tsv: {listed}; delete what is not needed{why}"
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import stat
 from pathlib import Path
 
@@ -138,6 +139,13 @@ def test_names_are_kept_where_pseudonyms_are_turned_off(clinic):
     assert not (clinic / "open.key.json").exists()
     # What the test above looks for is there to be found.
     assert leaks(study, [PLANTED])
+    settings.write_text(settings.read_text().replace("pseudonyms = false", "pseudonyms = true"))
+    said = dgmvlc("preprocess", "--spacing", "8", "--workers", "1", "-w", str(study)).stdout
+    assert "2 folders" in said and "sub-ZQXDoe-Jane" in said and "delete" in said
+    for folder in (study / "images").glob("sub-ZQX*"):
+        shutil.rmtree(folder)
+    said = dgmvlc("preprocess", "--spacing", "8", "--workers", "1", "-w", str(study)).stdout
+    assert "delete" not in said and leaks(study, [PLANTED]) == []
 
 
 @pytest.mark.parametrize("glue", [" ", "="])
