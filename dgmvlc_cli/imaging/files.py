@@ -69,7 +69,9 @@ def _geometry_doubts(path: Path, image: sitk.Image) -> list[str]:
     if identity and image.GetSpacing() == (1.0,) * 3 and not any(image.GetOrigin()):
         return ["identity affine in its header: orientation and voxel size may have been lost"]
     forms = _nifti_forms(path)
-    apart_mm = _apart_mm(*forms.values(), image.GetSize()) if len(forms) == 2 else 0.0
+    if len(forms) < 2:
+        return []
+    apart_mm = _apart_mm(forms["sform"], forms["qform"], image.GetSize())
     if apart_mm > min(image.GetSpacing()) / 2:
         read = min(forms, key=lambda name: _apart_mm(forms[name], _affine(image), image.GetSize()))
         return [f"its sform and qform lie up to {apart_mm:.1f} mm apart; the {read} was read"]
