@@ -416,9 +416,9 @@ def trained_inputs(ws: Workspace, model: str, fold: int) -> dict[str, Any]:
 def require_encoder(ws: Workspace, settings: Settings, encoder: Encoder) -> None:
     """Raise DgmvlcError where a fold hears another encoder: the embeddings would mean nothing."""
     name = settings.train.model
-    for fold in range(settings.train.folds):
-        made = workspace.read_json(ws.fold(name, fold) / "conditioning.json")
-        if made is not None and made.get("encoder_sha256") != encoder.sha256:
+    for fold in sorted(read_folds(ws, name).unique()):
+        made = workspace.read_json(ws.fold(name, int(fold)) / "conditioning.json") or {}
+        if made.get("encoder_sha256") != encoder.sha256:
             raise DgmvlcError(
                 f"The model of fold {fold} was trained with another text encoder than "
                 f"{encoder.name}.",

@@ -11,6 +11,7 @@ import pandas as pd
 
 from dgmvlc_cli import workspace
 from dgmvlc_cli.config import Settings
+from dgmvlc_cli.counting import counted
 from dgmvlc_cli.stages.base import Run
 from dgmvlc_cli.workspace import Workspace
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 
 PREVIEWED = 3
+LEAST_CHECKED = 4  # subjects: of fewer, spread and slope mean nothing
 
 
 @dataclass
@@ -50,8 +52,9 @@ class Checks:
         if any(record.get(name) != value for name, value in asked.items()):
             run.reporter.note(f"fold {fold}: checking it on held-out subjects")
             held = self._held_out(fold)
-            if not held.subjects:
-                return [f"no held-out subject can be edited so: {self.contrast.text}; not checked"]
+            if len(held.subjects) < LEAST_CHECKED:
+                able = counted(len(held.subjects), "held-out subject")
+                return [f"not checked: only {able} can be asked {self.contrast.text}"]
             found, made = self._validate(fold, held)
             workspace.write_json(path, {**asked, "validation": found.facts()})
             self._write_card(fold, found)
