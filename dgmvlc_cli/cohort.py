@@ -50,6 +50,10 @@ class Cohort:
     def subjects(self) -> list[str]:
         return list(self.rows.index)
 
+    def row(self, subject: str) -> dict[str, Any]:
+        """Attribute -> cleaned value of one subject."""
+        return {str(name): value for name, value in self.rows.loc[subject].items()}
+
     @property
     def design(self) -> pd.DataFrame:
         """What an effect can be adjusted for: the rows, and how the scans were made."""
@@ -74,7 +78,8 @@ def load_cohort(ws: Workspace, settings: Settings) -> Cohort:
             "The table, its [schema] or the [study] attribute changed since `dgmvlc describe`.",
             "Run `dgmvlc describe` again.",
         )
-    ready = ready_subjects(ws)
+    scans = scans_table(ws)
+    ready = scans.loc[scans["status"] == "ok", "subject"]
     record = workspace.read_json(ws.attributes_path)
     if record is None:
         raise DgmvlcError(f"Cannot read {ws.attributes_path}.", "Run `dgmvlc describe --force`.")
@@ -87,12 +92,11 @@ def load_cohort(ws: Workspace, settings: Settings) -> Cohort:
             "Compare the ids in subjects.tsv and text/prompts.tsv; run `dgmvlc describe` again.",
         )
     _require_files(ws.sidecar_path(one) for one in prompts["subject"])
-    subjects = workspace.read_table(ws.subjects_path, ("subject",), dtype=str)
     return Cohort(
         schema=schema,
         rows=rows_of_prompts(prompts, schema),
         sentences=prompts.set_index("subject")["sentence"],
-        scans=acquisition(subjects).reindex(prompts["subject"]),
+        scans=acquisition(scans).reindex(prompts["subject"]),
         studied=record["studied"],
         words={name: placebo["words"] for name, placebo in record["placebos"].items()},
     )
@@ -195,10 +199,15 @@ def scans_fingerprint(ws: Workspace, subjects: list[str]) -> str:
     )
 
 
+def scans_table(ws: Workspace) -> pd.DataFrame:
+    """subjects.tsv as text: a row for every scan that preprocessing was given."""
+    ws.require(ws.subjects_path, "preprocessed scans", "dgmvlc preprocess")
+    return workspace.read_table(ws.subjects_path, ("subject", "status"), dtype=str)
+
+
 def ready_subjects(ws: Workspace) -> list[str]:
     """Subjects whose scan was preprocessed, in order."""
-    ws.require(ws.subjects_path, "preprocessed scans", "dgmvlc preprocess")
-    table = workspace.read_table(ws.subjects_path, ("subject", "status"), dtype=str)
+    table = scans_table(ws)
     return list(table.loc[table["status"] == "ok", "subject"])
 
 

@@ -12,9 +12,7 @@ from dgmvlc_cli.errors import DgmvlcError
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 GB = 1e9
-BYTES_PER_VOXEL = (
-    70.0  # of a training subject: its scan, bands of image and mask, weights and scales
-)
+BYTES_PER_VOXEL = 70.0  # of a training subject: scan, bands of it and its mask, weights, scales
 
 
 def needed_gb(preset: Preset, subjects: int, batch_size: int | None = None) -> float:

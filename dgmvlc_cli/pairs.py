@@ -19,7 +19,7 @@ from dgmvlc_cli.generators.model import Generator
 from dgmvlc_cli.imaging.files import read_labels, read_volume, write_volume
 from dgmvlc_cli.imaging.volume import LUNGS, Volume
 from dgmvlc_cli.text.describe import sentence
-from dgmvlc_cli.text.edits import bundle_values, edit_row
+from dgmvlc_cli.text.edits import ContradictionError, bundle_values, edit_row
 from dgmvlc_cli.text.schema import Schema
 from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace, slug
 
@@ -170,9 +170,20 @@ def arm_sentences(
     return reference, target
 
 
+def possible_arms(cohort: Cohort, subject: str, contrast: Contrast) -> tuple[str, str] | None:
+    """The `arm_sentences` of a subject; None where its row forbids one.
+
+    Pack-years of a never smoker are not asked for.
+    """
+    try:
+        return arm_sentences(cohort.row(subject), contrast, cohort.schema, cohort.rows)
+    except ContradictionError:
+        return None
+
+
 def sentence_there_and_back(cohort: Cohort, subject: str, contrast: Contrast) -> str:
     """The reference arm's sentence after the row was edited to the target and back again."""
-    row: dict[str, Any] = {str(name): value for name, value in cohort.rows.loc[subject].items()}
+    row = cohort.row(subject)
     for level in (contrast.target, contrast.reference):
         edits = arm_edits(contrast, level, cohort.schema, cohort.rows)
         row = edit_row(row, edits, cohort.schema, cohort.rows)

@@ -40,7 +40,8 @@ class Diffusion(Denoiser):
     zero_terminal_snr: no signal is left at the last step; needs v_prediction.
     loss_power: 2 for the squared error, 1 for the paper's L1.  sampler: one of SAMPLERS; the fresh
     noise of ddpm follows from an image's first noise, so that the arms of a pair share it.
-    In eight steps DPM-Solver gives data their spread back; DDIM 14 % less, DDPM 21 % less.
+    Of white noise, eight steps of the ideal network give back 0.96 of the spread by DPM-Solver,
+    0.86 by DDIM, 0.79 by DDPM.
     """
 
     timesteps: int = 1000

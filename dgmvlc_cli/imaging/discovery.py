@@ -51,7 +51,6 @@ PLANES = ("sagittal", "coronal", "axial")  # by the axis of LPS along which slic
 
 def survey(
     root: Path,
-    exclude: Iterable[Path] = (),
     rule: SubjectRule | None = None,
     overrides: Mapping[str, str] | None = None,
     identity: Identity | None = None,
@@ -60,18 +59,17 @@ def survey(
 
     The choice is stated at `preference`.  overrides: subject (or its pseudonym) -> the label of
     the series in series.tsv, or its path below root.  identity: gives those names.
-    exclude: folders below root that are not looked into, such as one's own outputs.
     Raises DgmvlcError if there is no scan at all.
     """
-    return choose(collect(root, exclude, rule), overrides or {}, identity or Identity())
+    return choose(collect(root, rule), overrides or {}, identity or Identity())
 
 
-def collect(root: Path, exclude: Iterable[Path] = (), rule: SubjectRule | None = None) -> Survey:
+def collect(root: Path, rule: SubjectRule | None = None) -> Survey:
     """All scans that could be taken, any number per subject, and what cannot be, with reasons."""
     if not root.exists():
         raise DgmvlcError(f"{root}: no such file or folder", "Check the path of the scans.")
     rule = rule or SubjectRule()
-    images, others = _files(root, [folder.resolve() for folder in exclude])
+    images, others = _files(root)
     passed: list[PassedOver] = []
     found = [*_image_scans(images, root, rule, passed), *_dicom_scans(others, root, rule, passed)]
     scans = [scan for scan in found if scan.subject]
@@ -90,33 +88,33 @@ def collect(root: Path, exclude: Iterable[Path] = (), rule: SubjectRule | None =
     return Survey(root=root, scans=scans, passed_over=passed)
 
 
-def _files(root: Path, exclude: list[Path]) -> tuple[list[Path], list[Path]]:
+def _files(root: Path) -> tuple[list[Path], list[Path]]:
     """Image files by name, and all others, each in order of path; hidden ones are left out.
 
     So are the outputs of every workspace on the way.
     """
     if root.is_file():
         return ([root], []) if is_image_name(root.name) else ([], [root])
-    found = sorted(_walk(root, list(exclude)))
+    found = sorted(_walk(root))
     images = [path for path in found if is_image_name(path.name)]
     return images, [path for path in found if not is_image_name(path.name)]
 
 
-def _walk(root: Path, exclude: list[Path]) -> Iterator[Path]:
+def _walk(root: Path) -> Iterator[Path]:
     """Files below a folder, through links to folders elsewhere, each folder once.
 
     A link to what lies below root, or around it, is not followed: that is visited as it is, or
     would lead in circles.
     """
-    inside, seen = root.resolve(), set()
+    inside, seen, made = root.resolve(), set(), list[Path]()
     for place, folders, names in os.walk(root, followlinks=True):
         folder = Path(place)
         real = folder.resolve()
-        exclude += [made.resolve() for made in made_folders(folder)]
+        made += [one.resolve() for one in made_folders(folder)]
         astray = real != inside / folder.relative_to(root) and (
             real.is_relative_to(inside) or inside.is_relative_to(real)
         )
-        if astray or real in seen or any(real.is_relative_to(one) for one in exclude):
+        if astray or real in seen or any(real.is_relative_to(one) for one in made):
             folders.clear()
             continue
         seen.add(real)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -290,20 +289,15 @@ def _pair_plans(
 ) -> dict[str, list[PairPlan]]:
     """Subject -> its pairs, with edited sentences and their embeddings."""
     from dgmvlc_cli.cohort import require_encoder
-    from dgmvlc_cli.pairs import PairPlan, arm_sentences, folder_name, subjects_of
-    from dgmvlc_cli.text.edits import ContradictionError
+    from dgmvlc_cli.pairs import PairPlan, folder_name, possible_arms, subjects_of
     from dgmvlc_cli.text.encoders import encode_cached, load_encoder
 
     wanted = []
     for contrast in contrasts:
         series = [one for one in contrasts if one.attribute == contrast.attribute]
         for subject in subjects_of(contrast, cohort, series):
-            if subject in known:
-                # Pack-years of a never smoker are not asked for.
-                with contextlib.suppress(ContradictionError):
-                    row = _row(cohort, subject)
-                    pair = arm_sentences(row, contrast, cohort.schema, cohort.rows)
-                    wanted.append((subject, contrast, pair))
+            if subject in known and (pair := possible_arms(cohort, subject, contrast)):
+                wanted.append((subject, contrast, pair))
     if not wanted:
         raise DgmvlcError(
             f"No held-out subject informs {contrasts[0].text}.",
@@ -343,10 +337,6 @@ def _known(subjects: Sequence[str], held_out: list[str]) -> list[str]:
                 f"No held-out subject is called {one!r}.", f"{guess}The ids are in subjects.tsv."
             )
     return list(dict.fromkeys(subjects))
-
-
-def _row(cohort: Cohort, subject: str) -> dict[str, Any]:
-    return {str(name): value for name, value in cohort.rows.loc[subject].items()}
 
 
 def _chunks(subjects: list[str]) -> Iterator[list[str]]:

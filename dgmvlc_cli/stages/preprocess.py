@@ -87,8 +87,7 @@ def find_scans(ws: Workspace, settings: Settings) -> tuple[Survey, Identity]:
     from dgmvlc_cli.imaging.discovery import collect
     from dgmvlc_cli.imaging.identity import load_identity
 
-    made = [ws.root / name for name in workspace.OUTPUT_FOLDERS]
-    collected = collect(ws.root / settings.scans.path, made, _subject_rule(ws, settings))
+    collected = collect(ws.root / settings.scans.path, _subject_rule(ws, settings))
     identity = load_identity(
         key_path(ws, settings),
         settings.scans.pseudonyms,

@@ -72,9 +72,12 @@ def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
         if current:
             notes.append(f"fold {plan.fold}: current, kept")
         else:
-            data = training_set(images, texts, use)
-            notes.append(_train_one(ws, settings, run, plan, data, sidecar, deadline=deadline))
-            del data
+            # Cut out here and held by nobody: a copy of the scans of every fold would be large.
+            notes.append(
+                _train_one(
+                    ws, settings, run, plan, training_set(images, texts, use), sidecar, deadline
+                )
+            )
         if process.is_main_process:
             notes += [f"  {line}" for line in checks.words(plan.fold, run)]
     if process.is_main_process:
@@ -258,7 +261,6 @@ def _train_one(
     plan: TrainingPlan,
     data: TrainingSet,
     sidecar: Sidecar,
-    *,
     deadline: float,
 ) -> str:
     """Train one fold; returns what was done, in words."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,14 +118,20 @@ class Checks:
         return scan_rows(self.cohort.subjects, hu, labels, self.settings.preset.spacing_mm)
 
     def _held_out(self, fold: int) -> HeldOut:
+        from dgmvlc_cli.pairs import possible_arms
         from dgmvlc_cli.text.encoders import encode_cached
         from dgmvlc_cli.validating import MAXIMUM_SUBJECTS, HeldOut
 
         held = np.flatnonzero((self.folds == fold).to_numpy()).tolist()
-        arms = {place: self._arms(self.cohort.subjects[place]) for place in held}
-        index = [place for place in held if arms[place]][:MAXIMUM_SUBJECTS]
-        subjects = [self.cohort.subjects[place] for place in index]
-        said = [text for place in index for text in arms[place]]
+        names = self.cohort.subjects
+        able = (
+            (place, arms)
+            for place in held
+            if (arms := possible_arms(self.cohort, names[place], self.contrast))
+        )
+        chosen = dict(islice(able, MAXIMUM_SUBJECTS))
+        index, subjects = list(chosen), [names[place] for place in chosen]
+        said = [text for arms in chosen.values() for text in arms]
         encoded = encode_cached(self.encoder, said, self.ws.text / "embeddings.npz")
         hu, labels = self.images
         return HeldOut(
@@ -134,18 +141,6 @@ class Checks:
             factual=self.embeddings[index],
             arms=encoded.reshape(len(subjects), 2, -1),
         )
-
-    def _arms(self, subject: str) -> tuple[str, ...]:
-        """Both sentences of a subject; none where the rest of its row forbids the edit."""
-        from dgmvlc_cli.pairs import arm_sentences
-        from dgmvlc_cli.text.edits import ContradictionError
-
-        rows = self.cohort.rows
-        row = {str(name): value for name, value in rows.loc[subject].items()}
-        try:
-            return arm_sentences(row, self.contrast, self.cohort.schema, rows)
-        except ContradictionError:
-            return ()
 
     def _write_preview(self, fold: int, held: HeldOut, made: Made) -> None:
         from dgmvlc_cli.report.preview import preview

@@ -105,7 +105,7 @@ def test_values_that_are_no_hu_go_on_where_allowed_and_are_told(chest, tmp_path)
     write_volume(tmp_path / "s1.nii.gz", replace(volume, hu=volume.hu + 1024))
     write_labels(tmp_path / "masks" / "s1.nii.gz", truth, volume)
     masks = MaskFiles(files=(tmp_path / "masks" / "s1.nii.gz",))
-    scan = survey(tmp_path, exclude=[tmp_path / "masks"]).scans[0]
+    scan = survey(tmp_path).scans[0]
     with pytest.raises(DgmvlcError, match="does not fit its scan"):
         prepare(scan, Handling(allow_not_hu=True), masks)
     write_volume(tmp_path / "s1.nii.gz", replace(volume, hu=volume.hu - 300))
