@@ -56,9 +56,9 @@ def segment(volume: Volume) -> np.ndarray:
     gas = inside & (hu < threshold)
     airway = find_airway(hu, gas, inside, (z, y, x))
     lungs = find_lungs(hu, gas & ~airway, (z, y, x))
-    right, left = split_lungs(lungs, inside, (z, y, x))
-    right = close_lung(right, airway | left, (z, y, x))
-    left = close_lung(left, airway | right, (z, y, x))
+    right, left = split_lungs(fill_planes(lungs), inside, (z, y, x))
+    right = close_lung(right & lungs, airway | left, (z, y, x))
+    left = close_lung(left & lungs, airway | right, (z, y, x))
     labels = _assemble(flesh, airway, right, left)
     return labels if max(factors) == 1 else _sharpen(labels, factors, volume.hu, threshold)
 
@@ -243,10 +243,14 @@ def find_lungs(hu: np.ndarray, gas: np.ndarray, spacing_mm: Spacing) -> np.ndarr
     }
     least = SECOND_LUNG_RATIO * max(airy.values(), default=0)
     lungs = np.isin(regions, [one for one, size in airy.items() if size >= least])
-    lungs = np.stack([ndimage.binary_fill_holes(plane) for plane in lungs])
     steps = math.ceil(LEAST_WIDTH_MM / 2 / max(spacing_mm[1:]))
-    inner = ndimage.binary_erosion(lungs, AXIAL_NEIGHBOURS, iterations=steps, border_value=1)
+    inner = ndimage.binary_erosion(fill_planes(lungs), AXIAL_NEIGHBOURS, iterations=steps, border_value=1)
     return lungs if inner.any() else np.zeros_like(lungs)
+
+
+def fill_planes(mask: np.ndarray) -> np.ndarray:
+    """A mask with the holes of each axial plane."""
+    return np.stack([ndimage.binary_fill_holes(plane) for plane in mask])
 
 
 def split_lungs(
@@ -324,7 +328,8 @@ def close_lung(lung: np.ndarray, taken: np.ndarray, spacing_mm: Spacing) -> np.n
     )
     wide = _dilate(lung[box], VESSEL_CLOSING_MM, spacing_mm)
     closed = _erode(wide, VESSEL_CLOSING_MM, spacing_mm) | lung[box]
-    filled = np.stack([ndimage.binary_fill_holes(plane) for plane in closed])
+    # Not before: which gaps close an outline is a matter of mm, and not of the size of voxels.
+    filled = fill_planes(closed)
     result = np.zeros(lung.shape, bool)
     result[box] = filled & ~taken[box]
     return result
