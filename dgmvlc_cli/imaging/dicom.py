@@ -16,7 +16,11 @@ import SimpleITK as sitk
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import generate_frames
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+)
 
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.imaging.files import MOST_COMPRESSION
@@ -69,6 +73,19 @@ HEADER_TAGS = [
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 ]
+ENHANCED = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+PREAMBLE_BYTES = 128
+# How a file without preamble begins: file meta, or the length, character set, type, date, class or
+# instance of the object, each with a type of value in two letters or a short length.
+BARE_STARTS = tuple(
+    group.to_bytes(2, "little") + element.to_bytes(2, "little")
+    for group, elements in (
+        (0x0002, (0x0000, 0x0001, 0x0002, 0x0003, 0x0010)),
+        (0x0008, (0x0000, 0x0001, 0x0005, 0x0008, 0x0012, 0x0016, 0x0018)),
+    )
+    for element in elements
+)
 NOT_AXIAL_TYPES = ("LOCALIZER", "SCOUT", "TOPOGRAM")
 MOST_LISTED = 5
 MOST_SHEAR = 1e-2  # cosine between rows and columns: what is less is rounding
@@ -115,11 +132,44 @@ def read_series(
     )
 
 
+def claims_dicom(path: Path) -> bool:
+    """Whether a file is named or begins as DICOM does; the index of a medium is no slice."""
+    if path.name.upper() == "DICOMDIR":
+        return False
+    if path.suffix.lower() in DICOM_SUFFIXES:
+        return True
+    try:
+        return _has_preamble(head := _head(path)) or _is_bare(head)
+    except OSError:
+        return False
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(PREAMBLE_BYTES + 4)
+
+
+def _has_preamble(head: bytes) -> bool:
+    return head[PREAMBLE_BYTES:] == b"DICM"
+
+
+def _is_bare(head: bytes) -> bool:
+    """Whether a file begins with the elements of a DICOM object at once, as of older archives."""
+    length = head[4:8]
+    typed = length[:2].isalpha() and length[:2].isupper()
+    return head.startswith(BARE_STARTS) and (typed or length[1:] == bytes(3))
+
+
 def read_header(path: Path) -> Dataset:
     """The tags of HEADER_TAGS and the file meta of one DICOM file; DgmvlcError if it is damaged."""
     try:
         with _quiet_parser():
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER_TAGS))
+            header = pydicom.dcmread(
+                path,
+                stop_before_pixels=True,
+                specific_tags=list(HEADER_TAGS),
+                force=_is_bare(_head(path)),
+            )
             # Values are parsed when first asked for: ask now, so that damage shows here.
             for name in HEADER_TAGS:
                 header.get(name)
@@ -168,7 +218,7 @@ def modality_of(header: Dataset) -> str:
 
 def is_enhanced(header: Dataset) -> bool:
     """Whether a file holds a whole volume as an enhanced CT does."""
-    return header.get("SOPClassUID") == EnhancedCTImageStorage
+    return header.get("SOPClassUID") in ENHANCED
 
 
 def image_type(header: Dataset) -> list[str]:
@@ -406,7 +456,7 @@ def _decode_frames(one: Slice) -> list[np.ndarray]:
     """The stored values of all frames of an enhanced file, before slope and intercept."""
     try:
         with _quiet_parser():
-            dataset = pydicom.dcmread(one.path)
+            dataset = pydicom.dcmread(one.path, force=_is_bare(_head(one.path)))
         if not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
             return list(dataset.pixel_array.reshape(-1, *one.rows_cols).astype(np.float32))
         frames = generate_frames(dataset.PixelData, number_of_frames=int(dataset.NumberOfFrames))

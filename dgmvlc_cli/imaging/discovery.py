@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.imaging.choosing import choose
 from dgmvlc_cli.imaging.dicom import (
+    claims_dicom,
     group_value,
     image_type,
     lossy_compression,
@@ -44,7 +45,6 @@ MASK_PARTS = ("mask", "label", "seg", "lobe", "wholelung", "roi", "airway")  # a
 MASK_WORDS = frozenset({"lung", "lungs", "trachea", "body"})
 MASK_TYPES = (sitk.sitkUInt8, sitk.sitkInt8, sitk.sitkUInt16, sitk.sitkUInt32, sitk.sitkUInt64)
 MASK_MAX_VALUES = 64  # more distinct values than any label map of the thorax has in use
-DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 PLAUSIBLE_KILOVOLTS = (40.0, 200.0)
 PLANES = ("sagittal", "coronal", "axial")  # by the axis of LPS along which slices are stacked
 
@@ -246,7 +246,7 @@ def _dicom_scans(
     refused: dict[tuple[_Key, str], list[_Member]] = defaultdict(list)
     instances: set[tuple[Any, ...]] = set()
     damaged: dict[Path, list[Path]] = defaultdict(list)
-    for path in filter(_claims_dicom, paths):
+    for path in filter(claims_dicom, paths):
         try:
             member = _read_member(path)
         except DgmvlcError as error:
@@ -426,16 +426,3 @@ def _kilovolts(header: Dataset) -> float | None:
     except (TypeError, ValueError):
         return None
     return value if PLAUSIBLE_KILOVOLTS[0] <= value <= PLAUSIBLE_KILOVOLTS[1] else None
-
-
-def _claims_dicom(path: Path) -> bool:
-    """Whether a file starts as DICOM does, or is named so; the index of a medium is no slice."""
-    if path.name.upper() == "DICOMDIR":
-        return False
-    if path.suffix.lower() in DICOM_SUFFIXES:
-        return True
-    try:
-        with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
-    except OSError:
-        return False

@@ -11,6 +11,7 @@ import math
 import re
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import SimpleITK as sitk
@@ -36,6 +37,7 @@ NIFTI_FLOATS = {"16": "f4", "64": "f8"}  # number types by their NIfTI datatype 
 BLOCK_BYTES = 1 << 20
 NIFTI_MAGIC_AT = 344  # bytes into the header
 NIFTI_HEADER_BYTES = 348
+NIFTI2_HEADER_BYTES = 540
 MOST_SHEAR = 1e-3  # cosine between two axes: half a mm over a chest
 SAME_AXIS = math.cos(math.radians(45))
 DETACHED = (".mhd", ".nhdr")  # headers that name the file of their voxels
@@ -190,11 +192,32 @@ def _unreadable(path: Path, error: RuntimeError) -> DgmvlcError:
             "missing, cut short or of another size",
             "Copy header and voxels again, side by side and under their names.",
         )
+    if _is_nifti2(path):
+        return DgmvlcError(
+            f"{path}: a NIfTI-2 file, which ITK does not read; NIfTI-1 was expected",
+            "Convert it, with nibabel: nib.save(nib.Nifti1Image.from_image(nib.load(IN)), OUT).",
+        )
     reason = str(error).strip().splitlines()[-1].removeprefix("sitk::ERROR: ")
     return DgmvlcError(
         f"{path}: cannot be read as an image; damaged, cut short or of another format ({reason})",
         "Copy or export the file again; NIfTI, NRRD and MHA/MHD are read.",
     )
+
+
+def _is_nifti2(path: Path) -> bool:
+    """Source: https://nifti.nimh.nih.gov/pub/dist/doc/nifti2.h"""
+    try:
+        with _unpacked(path) as stream:
+            head = stream.read(8)
+    except (OSError, EOFError, zlib.error):
+        return False
+    sizes = (NIFTI2_HEADER_BYTES.to_bytes(4, order) for order in ("little", "big"))
+    return head[:4] in sizes and head[4:7] in (b"n+2", b"ni2")
+
+
+def _unpacked(path: Path) -> BinaryIO | gzip.GzipFile:
+    """A file opened to read its bytes, through gzip where its name says so."""
+    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
 
 
 def _require_sound_metaimage(path: Path) -> None:
@@ -226,7 +249,7 @@ def _nifti_forms(path: Path) -> dict[str, np.ndarray]:
     ITK reads one of them, and does not tell which.
     Source: https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h
     """
-    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as stream:
+    with _unpacked(path) as stream:
         head = stream.read(NIFTI_HEADER_BYTES)
     order = _byte_order(head)
     qform_code, sform_code = np.frombuffer(head, f"{order}i2", 2, 252)
@@ -333,8 +356,7 @@ def data_files(path: Path) -> tuple[Path, ...]:
 
 def _scan_bytes(path: Path, offset: int, number: str | None) -> tuple[int, int]:
     """Bytes of an uncompressed file, and how many of its numbers after `offset` are not finite."""
-    packed = path.name.lower().endswith(".gz")
-    with gzip.open(path) if packed else path.open("rb") as stream:
+    with _unpacked(path) as stream:
         head = stream.read(offset)
         if head[NIFTI_MAGIC_AT:][:2] not in (b"n+", b"ni"):
             raise DgmvlcError(

@@ -244,7 +244,8 @@ def find_lungs(hu: np.ndarray, gas: np.ndarray, spacing_mm: Spacing) -> np.ndarr
     least = SECOND_LUNG_RATIO * max(airy.values(), default=0)
     lungs = np.isin(regions, [one for one, size in airy.items() if size >= least])
     steps = math.ceil(LEAST_WIDTH_MM / 2 / max(spacing_mm[1:]))
-    inner = ndimage.binary_erosion(fill_planes(lungs), AXIAL_NEIGHBOURS, iterations=steps, border_value=1)
+    whole = fill_planes(lungs)
+    inner = ndimage.binary_erosion(whole, AXIAL_NEIGHBOURS, iterations=steps, border_value=1)
     return lungs if inner.any() else np.zeros_like(lungs)
 
 

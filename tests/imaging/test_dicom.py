@@ -12,6 +12,11 @@ import pytest
 import SimpleITK as sitk
 from conftest import Series
 from enhanced import write_enhanced
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    LegacyConvertedEnhancedCTImageStorage,
+)
 from scipy import ndimage
 
 from dgmvlc_cli.errors import DgmvlcError
@@ -437,6 +442,45 @@ def test_the_tilted_head_scan_is_corrected_and_reported_with_its_tilt_and_gaps(r
     assert z == 0
     stored = first.pixel_array * float(first.RescaleSlope) + float(first.RescaleIntercept)
     assert reading.volume.hu[0, y, x] == pytest.approx(stored[255, 255], abs=30)
+
+
+@pytest.mark.parametrize("typed", [False, True], ids=["implicit", "explicit"])
+@pytest.mark.parametrize("meta", [False, True], ids=["object", "meta and object"])
+def test_slices_without_a_preamble_are_read_as_others(meta, typed, ramp, tmp_path):
+    for path in ramp.write(tmp_path):
+        dataset = pydicom.dcmread(path)
+        bare = pydicom.Dataset(dataset)
+        if meta:
+            bare = pydicom.FileDataset(path, dataset, file_meta=dataset.file_meta)
+            bare.file_meta.TransferSyntaxUID = (
+                ExplicitVRLittleEndian if typed else (ImplicitVRLittleEndian)
+            )
+        path.unlink()
+        bare.save_as(
+            path.with_suffix(""),
+            implicit_vr=not typed,
+            little_endian=True,
+            enforce_file_format=False,
+        )
+        assert b"DICM" not in path.with_suffix("").read_bytes()[:132]
+    (tmp_path / "notes").write_bytes(b"\x08\x00 are no header")
+    found = survey(tmp_path)
+    (scan,) = found.scans
+    assert found.passed_over == []
+    np.testing.assert_array_equal(read_series(scan.files).volume.hu, ramp.stored - 1024)
+
+
+def test_a_legacy_converted_file_is_an_enhanced_one(tmp_path):
+    stored = 1000 + np.arange(4 * 5 * 6).reshape(4, 5, 6)
+    frames = [one.astype("<i2").tobytes() for one in stored]
+    path = tmp_path / "legacy.dcm"
+    write_enhanced(path, frames, (5, 6), [1.0] * 4)
+    dataset = pydicom.dcmread(path)
+    dataset.SOPClassUID = LegacyConvertedEnhancedCTImageStorage
+    dataset.file_meta.MediaStorageSOPClassUID = LegacyConvertedEnhancedCTImageStorage
+    dataset.save_as(path)
+    (scan,) = survey(tmp_path).scans
+    np.testing.assert_array_equal(read_series(scan.files).volume.hu, (stored - 1024)[[0, 2, 1, 3]])
 
 
 @pytest.mark.parametrize("compressed", [False, True])

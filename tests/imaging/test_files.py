@@ -224,6 +224,14 @@ def test_analyze_is_not_taken_for_nifti(tmp_path):
         read_volume(path)
 
 
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_nifti_2_is_called_so(name, tmp_path):
+    path = tmp_path / name
+    nibabel.save(nibabel.Nifti2Image(np.full((6, 7, 8), -800, np.int16), np.eye(4)), path)
+    with pytest.raises(DgmvlcError, match="NIfTI-2"):
+        read_volume(path)
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
