@@ -267,13 +267,18 @@ def study_contrast(
         reference = study.reference if reference is None else reference
         target = study.target if target is None else target
     contrast = choose_contrast(cohort.schema, attribute or cohort.studied, reference, target)
-    for level in () if contrast.numeric else (contrast.reference, contrast.target):
-        if level not in set(cohort.rows[contrast.attribute]):
-            raise UsageError(
-                f"No subject has the level {level!r} of {contrast.attribute}.",
-                "Choose levels that occur in text/prompts.tsv.",
-            )
+    for level in (contrast.reference, contrast.target):
+        _require_heard(cohort, contrast.attribute, level)
     return contrast
+
+
+def _require_heard(cohort: Cohort, attribute: str, value: str | float) -> None:
+    """Raise UsageError for a level that no subject has: no model ever heard of it."""
+    if isinstance(value, str) and value not in set(cohort.rows[attribute]):
+        raise UsageError(
+            f"No subject has the level {value!r} of {attribute}.",
+            "Choose levels that occur in text/prompts.tsv.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,6 +329,8 @@ def asked_contrasts(settings: Settings, cohort: Cohort, question: Question) -> l
                 "Give every change as one more --edit.",
             )
         edits = {name: edit_value(cohort.schema, name, value) for name, value in question.edits}
+        for name, value in edits.items():
+            _require_heard(cohort, name, value)
         return [joint_edit(edits)]
     if not question.values:
         asked = (question.attribute, question.reference, question.target)

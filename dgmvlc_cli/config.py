@@ -6,11 +6,12 @@ No torch here: the command line reads this module for its help texts.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.text.schema import Schema, schema_toml, toml_value
@@ -40,6 +41,7 @@ Acquisition = Literal[
 ]
 OPEN_CLIP = "open_clip:"
 DEFAULT_SEED = 0
+OWN_NAMES = re.compile(r"subject|sentence|placebo_\d+")  # columns that the toolkit makes
 SETTINGS_HEADER = (
     "# Settings of this workspace, written by `dgmvlc init`.  Paths are relative to this file.\n"
     "# A misspelt key is an error; what is left out takes its default."
@@ -182,8 +184,8 @@ class StudySettings(Section):
     """
 
     attribute: str | None = None
-    reference: str | float | None = None
-    target: str | float | None = None
+    reference: str | int | float | None = None
+    target: str | int | float | None = None
     placebos: int = Field(default=4, ge=0, le=8)
     text_encoder: str = "minilm"
 
@@ -265,6 +267,17 @@ class Settings(Section):
     train: TrainSettings = TrainSettings()
     counterfactual: CounterfactualSettings = CounterfactualSettings()
     analyze: AnalyzeSettings = AnalyzeSettings()
+
+    @field_validator("table_schema")
+    @classmethod
+    def _names_are_free(cls, schema: Schema | None) -> Schema | None:
+        for name, attribute in schema.attributes.items() if schema else ():
+            if OWN_NAMES.fullmatch(name) or attribute.role == "placebo":
+                raise ValueError(
+                    f"{name}: the names subject, sentence and placebo_1, ... and the role placebo "
+                    "are the toolkit's own; name the attribute otherwise, or change its role"
+                )
+        return schema
 
     @model_validator(mode="after")
     def _samplers_are_of_a_diffusion(self) -> Settings:

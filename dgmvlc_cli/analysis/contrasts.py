@@ -88,6 +88,12 @@ class Contrast:
         return is_number(self.reference) and is_number(self.target)
 
     @property
+    def settings(self) -> tuple[tuple[str, str | float], ...]:
+        """(attribute, value) of all that its arms set."""
+        both = ((self.attribute, self.reference), (self.attribute, self.target))
+        return self.edits or both
+
+    @property
     def joint(self) -> bool:
         """True where several attributes (or one, from whatever it is) are set at once."""
         return bool(self.edits)

@@ -182,7 +182,11 @@ def _cautions(
     subjects: Sequence[str] | None,
 ) -> list[str]:
     """What a reader of these pairs must know."""
-    lines = []
+    from dgmvlc_cli.text.edits import beyond
+
+    values = [pair for one in asked for pair in one.settings]
+    far = (beyond(name, value, cohort.rows) for name, value in dict.fromkeys(values))
+    lines = [f"WARNING: {reason}" for reason in far if reason]
     if settings.counterfactual.source == "scan":
         lines.append(
             "from the scan: analyze with `--source scan`; these arms hold the scan itself, so the "
@@ -303,6 +307,13 @@ def _pair_plans(
             f"No held-out subject informs {contrasts[0].text}.",
             "Choose levels that occur in text/prompts.tsv, and --subjects that have one of them.",
         )
+    for contrast in contrasts:
+        pairs = [pair for _, asked, pair in wanted if asked == contrast]
+        if pairs and all(reference == target for reference, target in pairs):
+            raise UsageError(
+                f"Both arms of {contrast.text} would say the same.",
+                "Choose values further apart, or more `decimals` for the attribute under [schema].",
+            )
     from_scan = settings.counterfactual.source == "scan"
     own = cohort.sentences
     said = {text for _, _, pair in wanted for text in pair}

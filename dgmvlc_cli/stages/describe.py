@@ -81,6 +81,7 @@ def read_rows(ws: Workspace, settings: Settings) -> Described:
     from dgmvlc_cli.cohort import clinical_table, key_path, studied_attribute
     from dgmvlc_cli.text.cleaning import clean
     from dgmvlc_cli.text.describe import prompts_table
+    from dgmvlc_cli.text.edits import edit_value
     from dgmvlc_cli.text.placebos import add_placebos, make_placebos
 
     schema = settings.require_schema()
@@ -91,6 +92,10 @@ def read_rows(ws: Workspace, settings: Settings) -> Described:
     used, unmatched = _match(ws, cleaned.rows, behind, key_path(ws, settings))
     rows_alone, scans_alone = (unmatched.get(one, []) for one in UNMATCHED)
     studied = studied_attribute(settings, schema)
+    _require_values(studied, used, cleaned)
+    for level in (settings.study.reference, settings.study.target):
+        if level is not None:
+            edit_value(schema, studied, level)
     placebos, records = make_placebos(used[studied], settings.study.placebos, settings.seed)
     extended = add_placebos(schema, records, studied)
     rows = pd.concat([used, placebos], axis=1)
@@ -103,6 +108,23 @@ def read_rows(ws: Workspace, settings: Settings) -> Described:
         prompts=prompts_table(rows, extended),
         unmatched=unmatched,
         near=_near_match(rows_alone, scans_alone, behind),
+    )
+
+
+def _require_values(studied: str, used: pd.DataFrame, cleaned: Cleaned) -> None:
+    """Raise DgmvlcError where nobody has a usable value of the studied attribute."""
+    if used[studied].notna().any():
+        return
+    out = cleaned.exclusions
+    out = out[(out["attribute"] == studied) & out["subject"].isin(used.index)]
+    reasons = ", ".join(f"{n} {reason}" for reason, n in out["reason"].value_counts().items())
+    seen = _few(f'"{text}"' for text in out["raw"].dropna().unique() if text)
+    raise DgmvlcError(
+        f"No subject has a usable value of the studied attribute {studied}: {reasons or 'no cell'}"
+        + (f" (the table has {seen})" if seen else "")
+        + ".",
+        f"Name the column's own values under [schema.attributes.{studied}] (`levels`, `synonyms`), "
+        "or study another attribute.",
     )
 
 
@@ -198,6 +220,8 @@ def _few(names: Any) -> str:
 
 
 def _result(ws: Workspace, said: Described, record: dict[str, Any]) -> StageResult:
+    from dgmvlc_cli.text.entailed import entailed
+
     out = said.cleaned.exclusions
     out = out[out["subject"].isin(said.rows.index)]  # the file has those without a scan too
     lines = [
@@ -205,6 +229,8 @@ def _result(ws: Workspace, said: Described, record: dict[str, Any]) -> StageResu
         *(f"  {text}" for text in said.prompts["sentence"].head(EXAMPLES)),
         *_coverage(record["summary"], said.schema),
         *_far_lines(record["summary"], said.schema),
+        *_empty_lines(record["summary"], said.schema),
+        *(f"WARNING: {one}" for one in entailed(said.rows, said.schema, said.studied)),
         f"studied attribute: {said.studied}; placebos: {', '.join(said.placebos) or 'none'}",
         f"{len(out)} entries left out, each with its reason in {ws.text / 'exclusions.tsv'}",
         *_contradictions(out),
@@ -247,6 +273,15 @@ def _far_lines(summary: dict[str, dict[str, Any]], schema: Schema) -> list[str]:
         f"they are errors, set `plausible` or `missing` under [schema.attributes.{name}]"
         for name, entry in summary.items()
         if (far := entry.get("far")) and schema.attributes[name].in_sentence
+    ]
+
+
+def _empty_lines(summary: dict[str, dict[str, Any]], schema: Schema) -> list[str]:
+    return [
+        f"WARNING: {name} has no usable value and is never said: compare its `levels`, `synonyms` "
+        f"or `plausible` under [schema.attributes.{name}] with the table"
+        for name, entry in summary.items()
+        if not entry["present"] and schema.attributes[name].in_sentence
     ]
 
 

@@ -107,6 +107,20 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tu
     return {name: (old, new) for name, (old, new) in pairs.items() if old != new}
 
 
+def beyond(name: str, value: Any, rows: pd.DataFrame) -> str | None:
+    """A caution where a number lies outside what the cohort has; None where it does not."""
+    known = rows[name].dropna()
+    if isinstance(value, str) or is_absent(value) or known.empty:
+        return None
+    low, high = float(known.min()), float(known.max())
+    if low <= float(value) <= high:
+        return None
+    return (
+        f"{name} {number_text(float(value))} lies outside what the cohort has "
+        f"({number_text(low)} to {number_text(high)}): no generator has heard of it"
+    )
+
+
 def bracketed(before: str, after: str) -> tuple[str, str]:
     """Both sentences with the words that only one of them has in [brackets]."""
     words = before.split(), after.split()
@@ -130,10 +144,13 @@ def edit_notes(
 ) -> list[str]:
     """What came of each attribute that the edit touched, in words; arguments as in `edit_row`.
 
-    A warning follows where what newly appeared does not suit the subject.
+    Warnings follow of numbers that nobody has, and where what newly appeared does not suit the
+    subject.
     """
     touched = [*edits, *(n for leader in edits for n in schema.followers(leader) if n not in edits)]
     notes = [_note(name, row, edited, edits, schema, rows) for name in touched]
+    far = [beyond(name, edited[name], rows) for name in edits]
+    notes += [f"WARNING: {reason}" for reason in far if reason]
     if reason := _smoked_too_much(edited, scan_year):
         notes.append(
             f"WARNING: {reason}: what newly appears does not suit this subject; choose with --set"

@@ -28,7 +28,8 @@ TEMPLATE_FIELDS = frozenset({"label", "value", "unit"})
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Codes stay texts, whether or not they were put in quotes: levels = [0, 1, 2].
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
 
 class Follows(_Frozen):
@@ -93,7 +94,7 @@ class Attribute(_Frozen):
     levels: tuple[str, ...] = ()
     synonyms: dict[str, str] = Field(default_factory=dict)
     unit: str = ""
-    decimals: int | None = None
+    decimals: int | None = Field(default=None, ge=0, le=6)
     plausible: tuple[float, float] | None = None
     absolute: bool = False
     missing: tuple[str, ...] = ()
@@ -114,7 +115,10 @@ class Attribute(_Frozen):
 
     @classmethod
     def _known_fields(cls, template: str) -> str:
-        used = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+        parts = [part for part in string.Formatter().parse(template) if part[1] is not None]
+        used = {field for _, field, _, _ in parts if field is not None}
+        if any(spec or conversion for _, _, spec, conversion in parts):
+            raise ValueError("a template takes plain {value}; set `decimals` to round it")
         if unknown := used - TEMPLATE_FIELDS:
             raise ValueError(f"unknown field {sorted(unknown)}; use {sorted(TEMPLATE_FIELDS)}")
         if "value" not in used:
@@ -131,7 +135,7 @@ class Attribute(_Frozen):
             raise ValueError(f"synonyms lead to {strangers}, which are not among the levels")
         if self.is_duration and self.unit and self.unit not in DURATIONS:
             raise ValueError(f'unit "{self.unit}" is none of a duration; use {list(DURATIONS)}')
-        if self.plausible and self.plausible[0] >= self.plausible[1]:
+        if self.plausible and not self.plausible[0] < self.plausible[1]:
             raise ValueError(f"plausible = {list(self.plausible)}: the lower bound must come first")
         for value in self.follows.appears.values() if self.follows else ():
             if not self._is_legal(value):

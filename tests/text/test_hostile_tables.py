@@ -77,9 +77,23 @@ def test_what_cannot_be_described_has_one_message(tmp_path: Path, change, said: 
     assert said in " ".join(done.stderr.split())
 
 
-def test_a_study_whose_attribute_nobody_has_is_still_described(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [("", "20 empty."), ("rauchend", '20 unknown level (the table has "rauchend")')],
+)
+def test_a_studied_attribute_that_nobody_has_is_refused(cell: str, said: str, tmp_path: Path):
     good = tmp_path / "good.csv"
     cohort_table(20).to_csv(good, index=False)
     w = workspace(tmp_path, good)
-    cohort_table(20).assign(smoking_status="").to_csv(good, index=False)
-    assert "smoking     0 of 20" in dgmvlc("describe", *w).stdout
+    cohort_table(20).assign(smoking_status=cell).to_csv(good, index=False)
+    done = dgmvlc("describe", *w, expect=1)
+    assert said in " ".join(done.stderr.split())
+
+
+def test_an_attribute_that_nobody_has_is_warned_about(tmp_path: Path):
+    good = tmp_path / "good.csv"
+    cohort_table(20).to_csv(good, index=False)
+    w = workspace(tmp_path, good)
+    cohort_table(20).assign(sex="?!").to_csv(good, index=False)
+    said = " ".join(dgmvlc("describe", *w).stdout.split())
+    assert "WARNING: sex has no usable value and is never said" in said
