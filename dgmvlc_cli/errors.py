@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 
 class DgmvlcError(Exception):
     """A problem the user can act on.
@@ -22,3 +25,13 @@ class UsageError(DgmvlcError):
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message, hint, exit_code=2)
+
+
+@contextlib.contextmanager
+def made_by(command: str) -> Iterator[None]:
+    """Of a damaged file of the workspace say which command makes it again."""
+    try:
+        yield
+    except DgmvlcError as error:
+        hint = f"Delete that file and run `{command}` again."
+        raise DgmvlcError(error.message, hint) from error

@@ -17,6 +17,7 @@ from dgmvlc_cli.analysis.maps import Sampler
 from dgmvlc_cli.analysis.measures import measure_regions, wasserstein_hu
 from dgmvlc_cli.analysis.readings import MEASURE_COLUMNS, OBSERVED
 from dgmvlc_cli.analysis.zones import regions
+from dgmvlc_cli.errors import made_by
 from dgmvlc_cli.generators.grid import place, place_lobes
 from dgmvlc_cli.imaging.files import read_labels, read_lobes, read_volume
 from dgmvlc_cli.imaging.volume import Volume
@@ -84,12 +85,17 @@ def look_at(task: MeasureTask) -> Look:
     grid None measures the preprocessed scan as it lies (a workspace without a model).
     """
     ws = task.workspace
-    scan, labels = read_volume(ws.ct_path(task.subject)), read_labels(ws.mask_path(task.subject))
-    lobes = read_lobes(ws.lobes_path(task.subject))
+    with made_by("dgmvlc preprocess"):
+        scan, labels = (
+            read_volume(ws.ct_path(task.subject)),
+            read_labels(ws.mask_path(task.subject)),
+        )
+        lobes = read_lobes(ws.lobes_path(task.subject))
     if task.grid is not None:
         lobes = None if lobes is None else place_lobes(lobes, labels, task.grid)
         scan, labels = place(scan, labels, task.grid, task.spacing_mm)
-    arms = {(one.arm, one.seed): read_volume(one.path) for one in task.arms}
+    with made_by("dgmvlc counterfactual"):
+        arms = {(one.arm, one.seed): read_volume(one.path) for one in task.arms}
     volumes: list[tuple[str, int | None, Volume]] = [(OBSERVED, None, scan)]
     volumes += [(arm, seed, volume) for (arm, seed), volume in arms.items()]
     # Muscle and fat are cut from the real scan, so that all arms are measured in the same voxels.

@@ -14,6 +14,7 @@ from dgmvlc_cli import workspace
 from dgmvlc_cli.analysis.contrasts import Contrast, informing
 from dgmvlc_cli.cohort import Cohort, read_folds, training_inputs
 from dgmvlc_cli.config import Settings
+from dgmvlc_cli.errors import made_by
 from dgmvlc_cli.generators.grid import place
 from dgmvlc_cli.generators.model import Generator
 from dgmvlc_cli.imaging.files import read_labels, read_volume, write_volume
@@ -288,7 +289,8 @@ def return_task(task: ReturnTask) -> list[dict[str, Any]]:
     for start in range(0, len(task.rows), task.sampling.batch_size):
         rows = task.rows[start : start + task.sampling.batch_size]
         paths = [[task.workspace.root / row[f"{a}_path"] for row in rows] for a in ARMS]
-        reference, target = (np.stack([read_volume(one).hu for one in arm]) for arm in paths)
+        with made_by("dgmvlc counterfactual"):
+            reference, target = (np.stack([read_volume(one).hu for one in arm]) for arm in paths)
         labels = np.stack([_placed(task.workspace, row["subject"], generator)[1] for row in rows])
         said = [np.stack([task.embeddings[row[f"{a}_sentence"]] for row in rows]) for a in ARMS]
         shape = generator.noise_shape()
@@ -319,8 +321,8 @@ def _how(sampling: Sampling) -> dict[str, Any]:
 
 def _placed(ws: Workspace, subject: str, generator: Generator) -> tuple[Volume, np.ndarray]:
     """The subject's scan and mask on the generator's grid."""
-    volume = read_volume(ws.ct_path(subject))
-    labels = read_labels(ws.mask_path(subject))
+    with made_by("dgmvlc preprocess"):
+        volume, labels = read_volume(ws.ct_path(subject)), read_labels(ws.mask_path(subject))
     conditioning = generator.conditioning
     return place(volume, labels, conditioning.grid, conditioning.spacing_mm)
 

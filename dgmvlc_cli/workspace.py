@@ -27,6 +27,11 @@ from typing import TYPE_CHECKING, Any
 from dgmvlc_cli import __version__
 from dgmvlc_cli.errors import DgmvlcError
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
@@ -223,7 +228,7 @@ class Sidecar:
     """The JSON beside an output: what it was made from, how, and with what.
 
     inputs: every JSON value the output depends on; its hash decides what is current.
-    outputs: the files that must exist for the output to count as made.
+    outputs: the files that must be there, as large as they were, for the output to count as made.
     """
 
     path: Path
@@ -238,20 +243,33 @@ class Sidecar:
         return read_json(self.path)
 
     def is_current(self) -> bool:
-        """True where the saved fingerprint matches and every output is there."""
+        """True where the saved fingerprint matches and every output is there, whole."""
         saved = self.previous()
         if not saved or saved.get("fingerprint") != self.fingerprint:
             return False
-        return all(output.exists() for output in self.outputs)
+        return not self._missing() and not self._resized(saved)
+
+    def _missing(self) -> list[str]:
+        return [output.name for output in self.outputs if not output.exists()]
+
+    def _resized(self, saved: Mapping[str, Any]) -> list[str]:
+        """Outputs of another size than they had: cut short, or written by something else."""
+        sizes = saved.get("sizes", {})
+        known = [one for one in self.outputs if one.is_file() and self._place(one) in sizes]
+        return [one.name for one in known if one.stat().st_size != sizes[self._place(one)]]
+
+    def _place(self, output: Path) -> str:
+        return os.path.relpath(output, self.path.parent)
 
     def why_stale(self) -> str:
         """Why the output is computed again, in words for the user."""
         saved = self.previous()
         if not saved:
             return "not made yet"
-        missing = [output.name for output in self.outputs if not output.exists()]
-        if missing:
+        if missing := self._missing():
             return f"missing: {', '.join(missing)}"
+        if resized := self._resized(saved):
+            return f"of another size than they were made: {', '.join(resized)}"
         changed = changed_inputs(saved.get("inputs", {}), plain(self.inputs))
         return f"changed: {', '.join(changed)}" if changed else "asked for again"
 
@@ -268,6 +286,9 @@ class Sidecar:
             "versions": versions(),
             "platform": f"{platform.system()} {platform.machine()}",
             "seconds": round(seconds, 3),
+            "sizes": {
+                self._place(one): one.stat().st_size for one in self.outputs if one.is_file()
+            },
             **plain(facts),
         }
         write_json(self.path, record)
@@ -282,6 +303,39 @@ class Stopwatch:
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self.start
+
+
+_held: set[Path] = set()
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder of outputs while this one writes there.
+
+    The system frees the lock when the process ends, however it ends.  Raises DgmvlcError where
+    another process has it; file systems without locks are written without.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    place = folder.resolve()
+    if fcntl is None or place in _held:
+        yield
+        return
+    handle = os.open(place, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DgmvlcError(
+                f"Another dgmvlc command is writing to {folder}.",
+                "Wait until it has ended, or stop it; then run this one again.",
+            ) from None
+        except OSError:  # a file system that knows no locks
+            pass
+        _held.add(place)
+        yield
+    finally:
+        _held.discard(place)
+        os.close(handle)
 
 
 # Layout -------------------------------------------------------------------------------------

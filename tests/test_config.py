@@ -44,6 +44,22 @@ def test_a_misspelt_key_is_named_with_the_nearest_known(content, key, near):
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "role"), [("subject", "condition"), ("placebo_1", "covariate"), ("x", "placebo")]
+)
+def test_names_and_roles_of_the_toolkits_own_are_refused(name, role):
+    attribute = {"column": "c", "kind": "number", "role": role}
+    schema = {"id_column": "id", "attributes": {name: attribute}}
+    with pytest.raises(UsageError, match="the toolkit's own"):
+        parse_settings({**MINIMAL, "schema": schema}, "x")
+
+
+def test_a_level_that_is_a_number_stays_as_it_was_written():
+    settings = parse_settings({**MINIMAL, "study": {"reference": 0, "target": 2}}, "x")
+    assert (settings.study.reference, settings.study.target) == (0, 2)
+    assert str(settings.study.reference) == "0"
+
+
 def test_a_value_out_of_range_is_named():
     with pytest.raises(UsageError, match=r"train\.folds.*got 1"):
         parse_settings({**MINIMAL, "train": {"folds": 1}}, "x")

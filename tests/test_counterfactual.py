@@ -110,6 +110,12 @@ def test_levels_are_compared_in_one_population(root, monkeypatch):
     )
 
 
+def test_arms_that_would_say_the_same_are_refused(root):
+    asked = ("counterfactual", "--attribute", "age", "--values", "59,59.4", "-w", str(root))
+    said = " ".join(dgmvlc(*asked, expect=2).stderr.split())
+    assert "Both arms of age: 59 -> 59.4 would say the same" in said and "`decimals`" in said
+
+
 def test_edits_are_made_together_in_the_subjects_own_row(root):
     edits = ("--edit", "smoking=current smoker", "--edit", "pack_years=40", "-w", str(root))
     done = dgmvlc("counterfactual", *edits, *ONE)

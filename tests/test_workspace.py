@@ -1,4 +1,6 @@
 import errno
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -6,7 +8,7 @@ import pytest
 
 from dgmvlc_cli import workspace
 from dgmvlc_cli.errors import DgmvlcError
-from dgmvlc_cli.workspace import Sidecar, Workspace, atomic_path, generator, slug
+from dgmvlc_cli.workspace import Sidecar, Workspace, atomic_path, generator, only_writer, slug
 
 
 def test_randomness_depends_on_seed_and_keys_alone():
@@ -49,6 +51,34 @@ def test_a_sidecar_is_current_only_with_the_same_inputs_and_outputs(tmp_path):
     output.unlink()
     assert not first.is_current()
     assert first.why_stale() == "missing: out.txt"
+
+
+def test_an_output_that_was_cut_short_is_not_current(tmp_path):
+    output = tmp_path / "deep" / "out.txt"
+    workspace.write_text(output, "whole")
+    sidecar = Sidecar(path=tmp_path / "out.json", inputs={"a": 1}, outputs=(output,))
+    sidecar.write(seconds=0)
+    assert sidecar.is_current()
+    output.write_text("who")
+    assert not sidecar.is_current()
+    assert sidecar.why_stale() == "of another size than they were made: out.txt"
+
+
+def test_a_folder_has_one_writer_at_a_time(tmp_path):
+    folder = tmp_path / "models"
+    other = (
+        "import sys, time; from pathlib import Path; from dgmvlc_cli.workspace import only_writer\n"
+        "with only_writer(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", other, str(folder)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "in\n"
+        with pytest.raises(DgmvlcError, match="Another dgmvlc command"), only_writer(folder):
+            pass
+        process.kill()
+    with only_writer(folder), only_writer(folder):  # a stage may call another
+        pass
 
 
 def test_a_damaged_sidecar_is_not_current(tmp_path):

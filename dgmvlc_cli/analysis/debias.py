@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 FOLDS = 10
 SPLITS = 5
@@ -86,6 +87,21 @@ def cross_splits(
         order = np.argsort(fold, kind="stable")
         result.append(Split(fold, np.concatenate(parts)[np.argsort(order)]))
     return result
+
+
+def separation(a: np.ndarray, splits: list[Split]) -> float:
+    """How well the cross-fitted propensity tells the groups apart: the area under its ROC curve.
+
+    0.5 is not at all; at 1 the covariates decide who is where, whatever the form of it.  0.5 for
+    a numeric attribute.
+    """
+    if not is_binary(a):
+        return 0.5
+    e = np.median([split.propensity for split in splits], axis=0)
+    ranks = stats.rankdata(e)
+    ones = a == 1
+    n_1, n_0 = int(ones.sum()), int((~ones).sum())
+    return float((ranks[ones].sum() - n_1 * (n_1 + 1) / 2) / (n_1 * n_0))
 
 
 def propensity(a: np.ndarray, covariates: np.ndarray, at: np.ndarray) -> np.ndarray:

@@ -61,6 +61,7 @@ EFFECT_COLUMNS = (
 FOLD_COLUMNS = ("measure", "region", "contrast", "fold", "n", "effect", "unit")
 CONFIDENCE = 0.95
 ESTIMANDS = {"overlap": "overlap-weighted effect", "average": "average effect"}
+MOST_SEPARATED = 0.98  # area under the propensity's ROC curve: beyond it nobody is comparable
 NO_GROUP = "a joint edit has no group of real scans to compare"
 SAME_ARMS = "both arms are identical: the shared mask holds it fixed, or the model is deaf to it"
 
@@ -303,13 +304,18 @@ def _debias(
     plain = _regressions(cohort)
     if cohort.problem:
         return plain
+    splits = splits_of(cohort, seed)
+    if debias.separation(cohort.a.to_numpy(), splits) > MOST_SEPARATED:
+        reference, target = cohort.contrast.levels
+        reason = f"the covariates tell {target} from {reference}: nobody is comparable"
+        return dict.fromkeys(cohort.outcomes, Estimate.missing(cohort.n, reason))
     fit = debias.debias(
         cohort.y.to_numpy(),
         cohort.a.to_numpy(),
         cohort.x.to_numpy(),
         m_0.loc[cohort.y.index, cohort.outcomes].to_numpy(),
         m_1.loc[cohort.y.index, cohort.outcomes].to_numpy(),
-        splits_of(cohort, seed),
+        splits,
     )
     return {
         outcome: _debiased_estimate(cohort, fit, j, plain[outcome], estimand)
@@ -318,9 +324,17 @@ def _debias(
 
 
 def splits_of(cohort: Cohort, seed: int) -> list[debias.Split]:
-    """The cohort's divisions for cross-fitting, keyed by seed and contrast."""
-    rng = generator(seed, cohort.contrast.text, "cross-fitting")
-    return debias.cross_splits(cohort.a.to_numpy(), cohort.x.to_numpy(), rng)
+    """The cohort's divisions for cross-fitting, keyed by seed and contrast.
+
+    A contrast and its reverse are divided alike, so that one question has one answer.
+    """
+    contrast = cohort.contrast
+    ends = (contrast.reference, contrast.target)
+    first, last = sorted(ends, reverse=not contrast.numeric)
+    rng = generator(seed, Contrast(contrast.attribute, first, last).text, "cross-fitting")
+    a, turned = cohort.a.to_numpy(), ends != (first, last)
+    splits = debias.cross_splits(1 - a if turned else a, cohort.x.to_numpy(), rng)
+    return [debias.Split(one.fold, 1 - one.propensity) for one in splits] if turned else splits
 
 
 def _debiased_estimate(

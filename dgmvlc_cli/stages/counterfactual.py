@@ -59,13 +59,14 @@ def counterfactual(
     if run.dry_run:
         return _would_generate(tasks, contrasts)
     clock = Stopwatch()
-    for sidecar in tables.values():
-        sidecar.invalidate()
-    rows = _generate_all(tasks, run)
-    for one, sidecar in tables.items():
-        table = _rows_of(rows, one).sort_values(["subject", "seed"])
-        workspace.write_table(sidecar.outputs[0], table)
-        sidecar.write(seconds=clock.seconds, pairs=len(table))
+    with workspace.only_writer(ws.root / "counterfactuals" / settings.train.model):
+        for sidecar in tables.values():
+            sidecar.invalidate()
+        rows = _generate_all(tasks, run)
+        for one, sidecar in tables.items():
+            table = _rows_of(rows, one).sort_values(["subject", "seed"])
+            workspace.write_table(sidecar.outputs[0], table)
+            sidecar.write(seconds=clock.seconds, pairs=len(table))
     pairs = sum(len(_rows_of(rows, one)) for one in asked)
     folders = [ws.contrast(settings.train.model, folder_name(settings, one)) for one in asked]
     otherwise = _trained_otherwise(ws, settings)

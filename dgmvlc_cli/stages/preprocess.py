@@ -60,24 +60,25 @@ def preprocess(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     ws.describe_dataset()
     _write_survey(ws, settings, found, identity, warnings={})
     rows, failed = [], {}
-    with run.reporter.track("preprocess", len(tasks)) as advance:
-        for outcome in parallel.run(prepare_scan, tasks, run.workers, run.cluster):
-            task = outcome.item
-            row = {"subject": task.subject, "source": task.source}
-            if outcome.error is not None:
-                failed[task.subject] = _told(outcome.error.message, task, identity)
-                hint = _told(outcome.error.hint, task, identity)
-                reason = failed[task.subject].rstrip(".")
-                run.reporter.note(f"{task.subject}: {reason}. {hint}")
-            rows.append(row | {"status": "failed" if outcome.error else "ok"})
-            rows[-1] |= outcome.result or {}
-            rows[-1]["reason"] = failed.get(task.subject, "")
-            advance()
-    table = pd.DataFrame(rows).sort_values("subject")
-    workspace.write_table(ws.subjects_path, table)
-    wrong = table["reason"].where(table["status"] == "failed", table.get("warnings", ""))
-    warnings = dict(zip(table["subject"], wrong, strict=True))
-    _write_survey(ws, settings, found, identity, warnings)
+    with workspace.only_writer(ws.root / "images"):
+        with run.reporter.track("preprocess", len(tasks)) as advance:
+            for outcome in parallel.run(prepare_scan, tasks, run.workers, run.cluster):
+                task = outcome.item
+                row = {"subject": task.subject, "source": task.source}
+                if outcome.error is not None:
+                    failed[task.subject] = _told(outcome.error.message, task, identity)
+                    hint = _told(outcome.error.hint, task, identity)
+                    reason = failed[task.subject].rstrip(".")
+                    run.reporter.note(f"{task.subject}: {reason}. {hint}")
+                rows.append(row | {"status": "failed" if outcome.error else "ok"})
+                rows[-1] |= outcome.result or {}
+                rows[-1]["reason"] = failed.get(task.subject, "")
+                advance()
+        table = pd.DataFrame(rows).sort_values("subject")
+        workspace.write_table(ws.subjects_path, table)
+        wrong = table["reason"].where(table["status"] == "failed", table.get("warnings", ""))
+        warnings = dict(zip(table["subject"], wrong, strict=True))
+        _write_survey(ws, settings, found, identity, warnings)
     return _preprocess_result(ws, settings, table, failed, found, identity)
 
 

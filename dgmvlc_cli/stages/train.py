@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import shutil
@@ -15,7 +16,7 @@ import numpy as np
 
 from dgmvlc_cli import __version__, memory, workspace
 from dgmvlc_cli.config import Settings
-from dgmvlc_cli.errors import DgmvlcError
+from dgmvlc_cli.errors import DgmvlcError, made_by
 from dgmvlc_cli.stages.base import Run, StageResult, dry_run
 from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace
 
@@ -46,7 +47,7 @@ def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     if run.dry_run:
         uses = [(assigned != fold).to_numpy() for fold in range(folds)]
         lines = [_planned(ws, settings, run, k, cohort, use) for k, use in enumerate(uses)]
-        return dry_run("train", lines)
+        return dry_run("train", [*lines, *_failure_lines(failed)])
     from dgmvlc_cli.generators.processes import mixed_precision, this_process
 
     mixed_precision(settings.train.precision)  # refused before anything is written
@@ -60,28 +61,30 @@ def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     process = this_process()
     kept = [sidecar.is_current() and not run.force for _, _, sidecar in jobs]
     process.wait_for_everyone()
-    if not all(kept) and process.is_main_process:
-        # Without it nobody is held out: no kill may leave old folds beside new models.
-        (ws.model(name) / "folds.tsv").unlink(missing_ok=True)
-    minutes = settings.train.max_minutes
-    deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
-    notes = []
-    checks = Checks(ws, settings, cohort, assigned, images, texts.embeddings, encoder)
-    run.reporter.note(f"to be checked on held-out subjects: {checks.contrast.text}")
-    for (plan, use, sidecar), current in zip(jobs, kept, strict=True):
-        if current:
-            notes.append(f"fold {plan.fold}: current, kept")
-        else:
-            # Cut out here and held by nobody: a copy of the scans of every fold would be large.
-            notes.append(
-                _train_one(
-                    ws, settings, run, plan, training_set(images, texts, use), sidecar, deadline
+    only = process.is_main_process
+    with workspace.only_writer(ws.model(name)) if only else contextlib.nullcontext():
+        if not all(kept) and process.is_main_process:
+            # Without it nobody is held out: no kill may leave old folds beside new models.
+            (ws.model(name) / "folds.tsv").unlink(missing_ok=True)
+        minutes = settings.train.max_minutes
+        deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
+        notes = []
+        checks = Checks(ws, settings, cohort, assigned, images, texts.embeddings, encoder)
+        run.reporter.note(f"to be checked on held-out subjects: {checks.contrast.text}")
+        for (plan, use, sidecar), current in zip(jobs, kept, strict=True):
+            if current:
+                notes.append(f"fold {plan.fold}: current, kept")
+            else:
+                # Cut out here and held by nobody: a copy of the scans of every fold would be large.
+                notes.append(
+                    _train_one(
+                        ws, settings, run, plan, training_set(images, texts, use), sidecar, deadline
+                    )
                 )
-            )
+            if process.is_main_process:
+                notes += [f"  {line}" for line in checks.words(plan.fold, run)]
         if process.is_main_process:
-            notes += [f"  {line}" for line in checks.words(plan.fold, run)]
-    if process.is_main_process:
-        workspace.write_table(ws.model(name) / "folds.tsv", assigned.reset_index())
+            workspace.write_table(ws.model(name) / "folds.tsv", assigned.reset_index())
     facts = {"model": name, "folds": folds, "subjects": len(assigned), "notes": notes}
     return StageResult(
         stage="train",
@@ -148,7 +151,8 @@ def load_images(
     hu, labels, failed = [], [], {}
     for subject in subjects:
         try:
-            scan, mask = read_volume(ws.ct_path(subject)), read_labels(ws.mask_path(subject))
+            with made_by("dgmvlc preprocess"):
+                scan, mask = read_volume(ws.ct_path(subject)), read_labels(ws.mask_path(subject))
             placed, moved = place(scan, mask, preset.grid, preset.spacing_mm)
         except DgmvlcError as error:
             failed[subject] = f"{error.message} {error.hint}"

@@ -318,6 +318,26 @@ def test_a_number_is_contrasted_by_its_slope():
     assert rows.loc["model_implied", "effect"] == pytest.approx(12)
 
 
+def test_a_contrast_turned_round_has_the_same_answer_turned_round(study):
+    measures, design = study
+    there = debiased(measures, design, SMOKING, COVARIATES)
+    back = debiased(measures, design, Contrast("smoking", *reversed(LEVELS)), COVARIATES)
+    np.testing.assert_allclose(back["effect"], -there["effect"], rtol=1e-6)
+    np.testing.assert_allclose(back["ci_high"], -there["ci_low"], rtol=1e-6)
+    np.testing.assert_allclose(back["p"], there["p"], rtol=1e-6)
+
+
+def test_groups_that_a_covariate_tells_apart_are_not_compared(study):
+    """A threshold of age decides: regression on age leaves something, and it means nothing."""
+    measures, design = study
+    decided = np.where(design["age"] > design["age"].median(), *reversed(LEVELS))
+    found = debiased(measures, design.assign(smoking=decided), SMOKING, COVARIATES)
+    assert found["effect"].isna().all()
+    assert found["method"].str.contains("the covariates tell .* from .*: nobody").all()
+    seen = observed(measures, design.assign(smoking=decided), SMOKING, COVARIATES)
+    assert seen["effect"].notna().all()
+
+
 def test_readings_refuse_a_table_they_cannot_trust(study):
     measures, _ = study
     with pytest.raises(DgmvlcError, match="lacks seed"):

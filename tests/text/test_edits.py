@@ -16,6 +16,7 @@ from dgmvlc_cli.text.cleaning import clean
 from dgmvlc_cli.text.describe import is_absent, sentence
 from dgmvlc_cli.text.edits import (
     ContradictionError,
+    beyond,
     bracketed,
     bundle_values,
     changes,
@@ -201,6 +202,15 @@ def test_pack_years_that_nobody_can_have_smoked_are_refused_or_warned_of():
     assert notes[-1].startswith("WARNING") and "in at most 2 years of smoking" in notes[-1]
     older = edit_row(young | {"age": 60.0}, typical, SCHEMA, ROWS, scan_year=2020)
     assert "WARNING" not in edit_notes(young, older, typical, SCHEMA, ROWS, scan_year=2020)[-1]
+
+
+def test_a_number_that_nobody_has_is_warned_of():
+    rows = pd.DataFrame({"age": [48.0, 70.0, None]})
+    assert beyond("age", 48.0, rows) is None
+    assert beyond("age", None, rows) is None
+    assert beyond("age", 119.0, rows) == (
+        "age 119 lies outside what the cohort has (48 to 70): no generator has heard of it"
+    )
 
 
 def test_the_difference_of_two_sentences_is_in_brackets():

@@ -40,7 +40,11 @@ def test_a_schema_written_as_toml_reads_back_the_same():
         ({"synonyms": {"x": "y"}}, "not among the levels"),
         ({"template": "Smoker."}, "must contain {value}"),
         ({"template": "{value.__class__}"}, "unknown field"),
+        ({"template": "{value:.2}"}, "set `decimals`"),
+        ({"template": "{value!r}"}, "set `decimals`"),
+        ({"decimals": -1}, "greater than or equal to 0"),
         ({"plausible": [3, 1]}, "lower bound"),
+        ({"plausible": [float("nan"), 1]}, "lower bound"),
         ({"kind": "date", "unit": "fortnights"}, "none of a duration"),
         ({"levles": []}, "extra"),
         ({"role": "outcom"}, "outcome"),
@@ -50,6 +54,12 @@ def test_an_inconsistent_attribute_is_refused(change: dict, message: str):
     good = {"column": "c", "kind": "category", "levels": ["a", "b"]}
     with pytest.raises(ValidationError, match=message):
         Attribute.model_validate(good | change)
+
+
+def test_codes_need_no_quotes():
+    code = {"column": "s", "kind": "category", "levels": [0, 1, 2], "missing": [9]}
+    read = Attribute.model_validate(code)
+    assert read.levels == ("0", "1", "2") and read.missing == ("9",)
 
 
 @pytest.mark.parametrize(
