@@ -19,6 +19,35 @@ MISSING_NUMBERS = frozenset({99999.0, 999999.0, -99999.0, -9999.0, -999.0})
 # Codes for "missing" in quantities that cannot be negative.
 NEGATIVE_CODES = frozenset({-1.0, -7.0, -8.0, -9.0, -99.0})
 
+# A number with what stands behind it.
+NUMBER = re.compile(r"([-+]?[\d.,]+(?:[eE][-+]?\d+)?)((?!\d).*)", re.DOTALL)
+# Decimal mark -> the other mark, which then groups thousands, and the shape of such numbers.
+DECIMAL_MARKS = {
+    mark: (
+        group,
+        re.compile(
+            rf"(?=.*\d)[-+]?(\d*|[1-9]\d{{0,2}}({re.escape(group)}\d{{3}})+)"
+            rf"({re.escape(mark)}\d*)?([eE][-+]?\d+)?"
+        ),
+    )
+    for mark, group in ((".", ","), (",", "."))
+}
+# Spelling -> unit, of units that a cell is known to be in when it is not the column's.
+UNIT_OF = {
+    spelling: unit
+    for unit, spellings in {
+        "years": ("y", "yr", "yrs", "year", "years"),
+        "months": ("mo", "mos", "mth", "mths", "month", "months"),
+        "weeks": ("wk", "wks", "week", "weeks"),
+        "days": ("day", "days"),
+        "%": ("%", "percent"),
+        "lbs": ("lb", "lbs", "pounds"),
+        "pack-years": ("pack-year", "pack-years", "pk-yrs", "py"),
+        **{unit: (unit,) for unit in ("kg", "cm", "mm", "ml", "kg/m2")},
+    }.items()
+    for spelling in spellings
+}
+
 MONTH_FIRST, DAY_FIRST = "%m/%d/%Y", "%d/%m/%Y"
 # Format -> the shape of its texts, which spares trying them all.
 DATE_FORMATS = {
@@ -44,24 +73,93 @@ def is_missing_code(text: str) -> bool:
 
 
 def parse_number(text: str, unit: str = "") -> float | None:
-    """The finite number a text says, or None: `63`, `063Y`, `1,234.5`, `27,3`, `45 %`, `30 <unit>`.
+    """The finite number a text says by itself, or None: `63`, `1,234.5`, `27,3`, `30 <unit>`.
 
     A comma before exactly three digits groups thousands, any other single one is decimal; in
-    `1.234,5` the points group.
+    `1.234,5` the points group.  Nothing groups after a leading zero: `0,345` is less than one.
+    Without a unit `063Y` and `45 %` are numbers too.
     """
-    match = re.fullmatch(r"([-+]?[\d.,]+(?:[eE][-+]?\d+)?)\s*(\D*)", text.strip())
-    if match is None or match[2].lower() not in {"", "%", "y", "yr", "yrs", "years", unit.lower()}:
+    digits, written = _split(text)
+    readings = _numbers(digits)
+    if not readings or not _has_unit(written, unit):
         return None
-    digits = match[1]
-    if re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+(\.\d*)?", digits):
-        digits = digits.replace(",", "")
-    elif re.fullmatch(r"[-+]?\d{1,3}(\.\d{3})+,\d*", digits):
-        digits = digits.replace(".", "")
-    try:
-        number = float(digits.replace(",", ".", 1))
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+    return readings.get(".", next(iter(readings.values())))
+
+
+def number_reader(texts: Iterable[str], unit: str = "") -> Callable[[str], float | str]:
+    """Reads the numbers of one column: a number, or the reason why a text is none.
+
+    texts: the column.  `7.500` and `2,345` are read as the column's other numbers decide: where
+    one has a decimal comma (`27,3`; `0,345`; `1.234,5`) the points group, and the other way round.
+    Where they contradict each other it is ambiguous, and where none decides the point is decimal.
+    """
+    only = {next(iter(r)) for text in _stated(texts) if len(r := _numbers(_split(text)[0])) == 1}
+    contradictory = len(only) > 1
+    decimal = "," if only == {","} else "."
+
+    def read(text: str) -> float | str:
+        digits, written = _split(text)
+        readings = _numbers(digits)
+        if not readings or not (_has_unit(written, unit) or written_unit(text)):
+            return "not a number"
+        if not _has_unit(written, unit):
+            return f"in {_unit(written)}, expected {unit or 'no unit'}"
+        if contradictory and len(set(readings.values())) > 1:
+            return "ambiguous number: the column has both decimal points and decimal commas"
+        return readings.get(decimal, next(iter(readings.values())))
+
+    return read
+
+
+def numbers_of(texts: Iterable[str], unit: str = "") -> dict[str, float]:
+    """Those of one column's texts that are numbers, and the numbers."""
+    texts = set(texts)
+    read = number_reader(texts, unit)
+    return {text: n for text in texts if isinstance(n := read(text), float)}
+
+
+def undecided_numbers(texts: Iterable[str]) -> list[str]:
+    """Texts such as `2,345` whose mark may be decimal or group, where no other text decides."""
+    readings = {text: _numbers(_split(text)[0]) for text in _stated(texts)}
+    if any(len(found) == 1 for found in readings.values()):
+        return []
+    return sorted(text for text, found in readings.items() if len(set(found.values())) > 1)
+
+
+def _stated(texts: Iterable[str]) -> set[str]:
+    return {text for text in texts if not is_missing_code(text)}
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Digits and marks of a text, and the unit behind them; nothing where it is none such."""
+    match = NUMBER.fullmatch(text.strip())
+    return (match[1], match[2]) if match else ("", "")
+
+
+def _numbers(digits: str) -> dict[str, float]:
+    """Decimal mark -> number, for each mark with which the digits are one: both, for `63`."""
+    readings = {
+        mark: float(digits.replace(group, "").replace(mark, "."))
+        for mark, (group, shape) in DECIMAL_MARKS.items()
+        if shape.fullmatch(digits)
+    }
+    return {mark: number for mark, number in readings.items() if math.isfinite(number)}
+
+
+def written_unit(text: str) -> str:
+    """The unit that stands behind a number, of those known everywhere; else nothing."""
+    return UNIT_OF.get(_unit(_split(text)[1]), "")
+
+
+def _unit(text: str) -> str:
+    """A unit as it is compared: `Pack years` is `pack-years`, `kg/m^2` is `kg/m2`."""
+    plain = re.sub(r"[\s_-]+", "-", text.strip().lower()).replace("^", "").replace("²", "2")
+    return UNIT_OF.get(plain, plain)
+
+
+def _has_unit(written: str, unit: str) -> bool:
+    """Whether what stands behind a number is its unit, or nothing."""
+    return _unit(written) in ({"", _unit(unit)} if unit else {"", "years", "%"})
 
 
 def are_dates(texts: Iterable[str]) -> bool:

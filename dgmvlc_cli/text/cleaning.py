@@ -19,7 +19,7 @@ from dgmvlc_cli.text.cells import (
     date_reader,
     dates_of,
     is_missing_code,
-    parse_number,
+    number_reader,
 )
 from dgmvlc_cli.text.coherence import smoking_contradiction, year_contradiction
 from dgmvlc_cli.text.repeats import Dropped, one_row_each
@@ -89,10 +89,12 @@ def clean(table: pd.DataFrame, schema: Schema) -> Cleaned:
     used = {n: a for n, a in schema.attributes.items() if a.role != "ignore"}
     for column in _columns_needed(schema, used):
         check_column(column, table)
+    # Read as the whole column decides, also by rows that are not kept, as `init` saw it.
+    readers = {name: _reader(list(table[a.column].unique()), a) for name, a in used.items()}
     table, dropped = _one_row_each(table, schema)
     raw = {name: table[a.column] for name, a in used.items()}
     scans = _scan_dates(table, schema)
-    cells = {name: _read_column(raw[name], a, scans) for name, a in used.items()}
+    cells = {name: _read_column(raw[name], readers[name], a, scans) for name, a in used.items()}
     for name, attribute in used.items():
         if (rule := attribute.follows) is not None:
             cells[name] = _follow(cells[name], cells[rule.attribute], rule)
@@ -170,10 +172,11 @@ def _scan_dates(table: pd.DataFrame, schema: Schema) -> pd.Series:
 # Cells --------------------------------------------------------------------------------------
 
 
-def _read_column(column: pd.Series, attribute: Attribute, scans: pd.Series) -> pd.DataFrame:
+def _read_column(
+    column: pd.Series, read: Callable[[str], Cell], attribute: Attribute, scans: pd.Series
+) -> pd.DataFrame:
     """Value, status and reason of each cell; each distinct text is read once."""
     codes, texts = pd.factorize(column)
-    read = _reader(list(texts), attribute)
     cells = [read(text) for text in texts]
     frame = pd.DataFrame(
         {
@@ -188,8 +191,9 @@ def _read_column(column: pd.Series, attribute: Attribute, scans: pd.Series) -> p
 def _reader(texts: list[str], attribute: Attribute) -> Callable[[str], Cell]:
     missing = {fold(text) for text in attribute.missing}
     not_applicable = {fold(text) for text in attribute.not_applicable}
-    codes = {n for t in attribute.missing if (n := parse_number(t)) is not None}
     as_date = date_reader(texts) if attribute.kind == "date" else None
+    as_number = number_reader(texts, attribute.unit)
+    codes = {as_number(text) for text in attribute.missing}
 
     def read(raw: str) -> Cell:
         text = fold(raw)
@@ -200,16 +204,15 @@ def _reader(texts: list[str], attribute: Attribute) -> Callable[[str], Cell]:
         if as_date is not None:
             return _read_date(as_date(raw))
         if attribute.kind == "number":
-            return _read_number(raw, attribute, codes)
+            return _read_number(as_number(raw), attribute, codes)
         return _read_level(raw, attribute)
 
     return read
 
 
-def _read_number(raw: str, attribute: Attribute, codes: set[float]) -> Cell:
-    number = parse_number(raw, attribute.unit)
-    if number is None:
-        return Cell(None, "excluded", "not a number")
+def _read_number(number: float | str, attribute: Attribute, codes: set[float | str]) -> Cell:
+    if isinstance(number, str):
+        return Cell(None, "excluded", number)
     low, high = attribute.plausible or (-math.inf, math.inf)
     negative_code = low >= 0 and number in NEGATIVE_CODES and not attribute.absolute
     if number in codes or negative_code:

@@ -9,7 +9,14 @@ from functools import cached_property
 
 import pandas as pd
 
-from dgmvlc_cli.text.cells import are_dates, is_missing_code, parse_number
+from dgmvlc_cli.text.cells import (
+    are_dates,
+    is_missing_code,
+    numbers_of,
+    parse_number,
+    undecided_numbers,
+    written_unit,
+)
 from dgmvlc_cli.text.schema import fold
 
 MAX_LEVELS = 12
@@ -59,8 +66,14 @@ class Column:
     @cached_property
     def numbers(self) -> pd.Series:
         """The present cells as numbers, NaN where they are none."""
-        parsed = {text: parse_number(text) for text in self.distinct}
-        return pd.to_numeric(self.present.map(parsed)).astype(float)
+        return self.present.map(numbers_of(self.distinct, self.unit)).astype(float)
+
+    @cached_property
+    def unit(self) -> str:
+        """The unit that half of the present cells or more write; else nothing."""
+        written = self.present.map({text: written_unit(text) for text in self.distinct})
+        share = written[written != ""].value_counts() / max(len(self.present), 1)
+        return str(share.index[0]) if len(share) and share.iloc[0] >= 0.5 else ""
 
     @cached_property
     def is_date(self) -> bool:
@@ -85,6 +98,8 @@ def seen_in(column: Column) -> str:
     if column.is_numeric and len(column.distinct) > 2:
         n = column.numbers
         seen = f"{n.notna().sum()} numbers, {n.min():g} to {n.max():g}, median {n.median():g}"
+        if undecided := undecided_numbers(column.distinct):
+            seen += f', "{undecided[0]}" read as {parse_number(undecided[0], column.unit):.15g}'
     elif len(column.distinct) <= MAX_LEVELS:
         seen = ", ".join(f"{text} {n}" for text, n in column.distinct.items())
     else:

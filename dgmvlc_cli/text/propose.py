@@ -185,7 +185,11 @@ def _generic_attribute(column: Column, role: Role) -> Attribute:
         fields |= {"label": label, "kind": "number", "unit": "days", "absolute": True}
         fields["template"] = template
     elif column.is_numeric:
-        fields |= {"kind": "number", "unit": unit, "missing": sentinels(column, None)}
+        fields |= {
+            "kind": "number",
+            "unit": unit or column.unit,
+            "missing": sentinels(column, None),
+        }
     elif len(column.distinct) <= MAX_LEVELS:
         fields |= {"kind": "category", "levels": column_levels(column)}
     else:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dgmvlc_cli.errors import DgmvlcError
-from dgmvlc_cli.text.cells import are_dates, dates_of, parse_number
+from dgmvlc_cli.text.cells import are_dates, dates_of, numbers_of
 from dgmvlc_cli.text.schema import Schema, SeveralRows
 
 LISTED = 10
@@ -81,8 +81,7 @@ def _values(table: pd.DataFrame, rule: SeveralRows, schema: Schema) -> np.ndarra
     """The column as numbers; a date counts in days, from the scan where its date is known."""
     column = table[rule.by]
     if not are_dates(column.unique()):
-        numbers = {text: parse_number(text) for text in column.unique()}
-        return pd.to_numeric(column.map(numbers)).to_numpy(dtype=float)
+        return column.map(numbers_of(column)).to_numpy(dtype=float)
     days = _ordinals(column)
     if rule.keep == "nearest" and schema.scan_date:
         return days - _ordinals(table[schema.scan_date])

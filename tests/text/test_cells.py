@@ -6,21 +6,24 @@ from datetime import date
 
 import pytest
 
-from dgmvlc_cli.text.cells import are_dates, date_reader, parse_number
+from dgmvlc_cli.text.cells import are_dates, date_reader, number_reader, parse_number
 
 
 @pytest.mark.parametrize(
     ("text", "number"),
     [
         ("63", 63),
-        ("063Y", 63),
         ("1,234.5", 1234.5),
         ("27,3", 27.3),
-        ("45 %", 45),
         ("-1e2", -100),
         ("1.234,5", 1234.5),
         ("1,234,567", 1234567),
+        ("1.234.567", 1234567),
+        ("0,345", 0.345),
+        ("-0,875", -0.875),
         ("30 pack-years", 30),
+        ("30 Pack years", 30),
+        ("063Y", None),
         ("1.2.3", None),
         ("twelve", None),
         ("inf", None),
@@ -29,6 +32,43 @@ from dgmvlc_cli.text.cells import are_dates, date_reader, parse_number
 )
 def test_numbers_are_read_as_people_write_them(text: str, number: float | None):
     assert parse_number(text, "pack-years") == number
+
+
+@pytest.mark.parametrize(
+    ("column", "numbers"),
+    [
+        (["0,9", "0,875", "1,912"], [0.9, 0.875, 1.912]),
+        (["2,34", "2,345"], [2.34, 2.345]),
+        (["7.500", "7.500,5", "12.000"], [7500, 7500.5, 12000]),
+        (["2,345", "12,000.5", "0.375"], [2345, 12000.5, 0.375]),
+        (["7.500", "12.000", "63"], [7.5, 12, 63]),
+        (["2,345", "-999.5", "3,9"], ["ambiguous", -999.5, 3.9]),
+    ],
+)
+def test_a_mark_before_three_digits_is_read_as_the_other_numbers_decide(
+    column: list[str], numbers: list[float | str]
+):
+    read = number_reader(column)
+    assert [str(n).split(" ")[0] if isinstance(n := read(t), str) else n for t in column] == numbers
+
+
+@pytest.mark.parametrize(
+    ("unit", "text", "found"),
+    [
+        ("kg/m2", "27.3 kg/m2", 27.3),
+        ("kg/m2", "27.3 kg/m²", 27.3),
+        ("years", "063Y", 63),
+        ("months", "18 mo", 18),
+        ("months", "2 years", "in years, expected months"),
+        ("l", "45 %", "in %, expected l"),
+        ("kg", "75 plus", "not a number"),
+        ("", "063Y", 63),
+        ("", "45 %", 45),
+        ("", "180 lbs", "in lbs, expected no unit"),
+    ],
+)
+def test_a_number_in_another_unit_is_none(unit: str, text: str, found: float | str):
+    assert number_reader([text, "12"], unit)(text) == found
 
 
 def test_dates_in_three_formats_are_one_column_of_dates():

@@ -14,7 +14,7 @@ from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.text.cleaning import clean
 from dgmvlc_cli.text.describe import sentence
 from dgmvlc_cli.text.propose import propose_schema
-from dgmvlc_cli.text.schema import Schema
+from dgmvlc_cli.text.schema import Schema, SeveralRows
 
 
 def test_repeated_and_empty_ids_and_missing_columns_are_named():
@@ -81,6 +81,40 @@ def test_nsclc_unknown_is_kept_apart_from_not_applicable(nsclc: pd.DataFrame):
         "never smoker": 48,
         "current smoker": 33,
     }
+
+
+def test_numbers_are_read_at_cleaning_as_they_were_seen_by_init():
+    table = table_of(
+        {"id": "a", "FEV1 (l)": "2,345", "Leukocytes": "7.500"},
+        {"id": "b", "FEV1 (l)": "2,345", "Leukocytes": "12.000"},
+        {"id": "b", "FEV1 (l)": "2,4", "Leukocytes": "7.500,5"},  # decides, and is not kept
+    )
+    schema, notes = propose_schema(table)
+    schema = schema.model_copy(update={"several_rows": SeveralRows(keep="first")})
+    rows = clean(table, schema).rows
+    assert rows["fev1_l"].tolist() == [2.345, 2.345]
+    assert rows["leukocytes"].tolist() == [7500, 12000]
+    assert "7500 to 12000" in notes["Leukocytes"]
+
+
+def test_a_number_that_nothing_decides_is_told_with_its_reading():
+    cells = ("150,000", "151,001", "152,002")
+    table = table_of(*({"id": f"s{i}", "Platelets": text} for i, text in enumerate(cells)))
+    assert '"150,000" read as 150000' in propose_schema(table)[1]["Platelets"]
+
+
+def test_a_unit_that_cells_write_is_the_columns():
+    bmi = ("27.3 kg/m2", "31 kg/m2", "25", "30 kg/m2", "22 kg/m2")
+    mass = ("80 kg", "75 kg", "90 kg", "165 lbs", "60")
+    cells = enumerate(zip(bmi, mass, strict=True))
+    table = table_of(*({"id": f"s{i}", "BMI": one, "Mass": other} for i, (one, other) in cells))
+    schema, _ = propose_schema(table)
+    cleaned = clean(table, schema)
+    assert cleaned.rows["bmi"].tolist() == [27.3, 31, 25, 30, 22]
+    assert schema.attributes["mass"].unit == "kg"
+    assert cleaned.exclusions[["raw", "reason"]].values.tolist() == [
+        ["165 lbs", "in lbs, expected kg"]
+    ]
 
 
 def visits(**schema: Any) -> tuple[pd.DataFrame, Schema]:
