@@ -100,9 +100,9 @@ def clean(table: pd.DataFrame, schema: Schema) -> Cleaned:
             cells[name] = _follow(cells[name], cells[rule.attribute], rule)
     years = pd.Series([day.year if day else math.nan for day in scans], table.index, dtype=float)
     for name in [name for name, attribute in used.items() if attribute.is_calendar_year]:
-        cells[name] = _believe_years(name, cells, years)
-    if {"pack_years", "age"} <= cells.keys():
-        cells["pack_years"] = _believe_pack_years(cells, years)
+        cells[name] = _believe_years(name, _numeric(cells, used), years)
+    if {"pack_years", "age"} <= (numbers := _numeric(cells, used)).keys():
+        cells["pack_years"] = _believe_pack_years(numbers, years)
     values = {name: _typed(cells[name]["value"], a) for name, a in used.items()}
     return Cleaned(
         rows=pd.DataFrame(values, index=table.index),
@@ -199,7 +199,8 @@ def _reader(texts: list[str], attribute: Attribute) -> Callable[[str], Cell]:
         text = fold(raw)
         if text in not_applicable:
             return Cell(None, "not applicable", "not applicable")
-        if text in missing or is_missing_code(text):
+        declared = text not in missing and attribute.level(raw) is not None
+        if text in missing or (is_missing_code(text) and not declared):
             return Cell(None, "unknown", "missing code" if text else "empty")
         if as_date is not None:
             return _read_date(as_date(raw))
@@ -288,6 +289,11 @@ def _follow(cells: pd.DataFrame, leader: pd.DataFrame, follows: Follows) -> pd.D
     cells.loc[misused, "status"] = "unknown"
     cells.loc[contradiction | none, "value"] = None
     return cells
+
+
+def _numeric(cells: dict[str, pd.DataFrame], used: dict[str, Attribute]) -> dict[str, pd.DataFrame]:
+    """The columns of numbers: an age in bands (`50-59`) says nothing of a year."""
+    return {name: cells[name] for name, attribute in used.items() if attribute.is_numeric}
 
 
 def _believe_years(

@@ -65,6 +65,17 @@ def test_an_unknown_level_is_left_out_and_the_nearest_named():
     assert cleaned.exclusions["reason"].tolist() == ['unknown level, nearest "current smoker"']
 
 
+def test_a_declared_level_is_no_missing_code_unless_it_is_declared_as_one():
+    attribute = {"column": "x", "kind": "category", "levels": ["-", "+", "Unknown"]}
+    rows = [{"id": t, "x": t} for t in ("-", "+", "unknown", "N/A", "?")]
+    schema = {"id_column": "id", "attributes": {"x": attribute | {"synonyms": {"n/a": "-"}}}}
+    read = clean(table_of(*rows), Schema.model_validate(schema)).rows["x"]
+    assert read.tolist() == ["-", "+", "Unknown", "-", None]
+    schema["attributes"] = {"x": attribute | {"missing": ["Unknown"]}}
+    read = clean(table_of(*rows), Schema.model_validate(schema)).rows["x"]
+    assert read.tolist() == ["-", "+", None, None, None]
+
+
 def test_nsclc_unknown_is_kept_apart_from_not_applicable(nsclc: pd.DataFrame):
     schema, _ = propose_schema(nsclc)
     cleaned = clean(nsclc, schema)
@@ -235,6 +246,25 @@ def test_pack_years_beyond_a_life_are_contradictions(age: str, pack_years: str, 
     row = {"subject": "s", "age": age, "smoking": "current", "pack_years": pack_years}
     found = clean(table_of(row), schema).exclusions.query("attribute == 'pack_years'")
     assert found["reason"].tolist() == ([reason] if reason else [])
+
+
+def test_bands_are_levels_and_not_believed_as_numbers():
+    def bands(column: str, *levels: str) -> dict[str, Any]:
+        return {"column": column, "kind": "category", "levels": levels}
+
+    attributes = {
+        "age": bands("age", "50-59", ">79"),
+        "pack_years": {"column": "packs", "kind": "number"},
+        "quit_year": {"column": "quit", "kind": "number", "plausible": [1900, 2100]},
+    }
+    row = {"id": "s", "ct": "2020-01-01", "age": ">79", "packs": "200", "quit": "1930"}
+    content = {"id_column": "id", "scan_date": "ct", "attributes": attributes}
+    rows = clean(table_of(row), Schema.model_validate(content)).rows
+    assert rows.loc["s"].tolist() == [">79", 200, 1930]
+    attributes["age"] = {"column": "age", "kind": "number"}
+    attributes["pack_years"] = bands("packs", "<10", "10-20")
+    rows = clean(table_of(row | {"age": "50", "packs": "<10"}), Schema.model_validate(content)).rows
+    assert rows.loc["s", ["age", "pack_years"]].tolist() == [50, "<10"]
 
 
 def test_a_date_in_the_sentence_needs_the_date_of_the_scan():
