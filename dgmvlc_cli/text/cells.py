@@ -13,11 +13,15 @@ MISSING_TEXTS = frozenset(
     {"", "na", "n/a", "n.a.", "nan", "nat", "null", "nil", "?", "-", "--", ".", "missing",
      "unknown", "unk", "undetermined", "no data", "not available", "not applicable",
      "not assessed", "not collected", "not determined", "not done", "not evaluated", "not known",
-     "not recorded", "not recorded in database", "not reported", "not stated"}
+     "not recorded", "not recorded in database", "not reported", "not specified", "not stated",
+     "not tested", "refused", "nd", "n.d.", "nk", "k.a.",
+     "#n/a", "#na", "#div/0!", "#name?", "#null!", "#num!", "#ref!", "#value!"}
 )  # fmt: skip
 MISSING_NUMBERS = frozenset({99999.0, 999999.0, -99999.0, -9999.0, -999.0})
 # Codes for "missing" in quantities that cannot be negative.
-NEGATIVE_CODES = frozenset({-1.0, -7.0, -8.0, -9.0, -99.0})
+NEGATIVE_CODES = frozenset({-1.0, -7.0, -8.0, -9.0, -77.0, -88.0, -99.0, -777.0, -888.0})
+# Codes that may as well be values.
+NUMBER_CODES = NEGATIVE_CODES | {77.0, 88.0, 99.0, 777.0, 888.0, 999.0, 9999.0}
 
 # A number with what stands behind it.
 NUMBER = re.compile(r"([-+]?[\d.,]+(?:[eE][-+]?\d+)?)((?!\d).*)", re.DOTALL)
@@ -68,8 +72,9 @@ TIME_OF_DAY = re.compile(r"[ T]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?Z?$")
 
 
 def is_missing_code(text: str) -> bool:
-    """Whether a text means "missing" in any column: `Not Collected`, `N/A`, `99999`, nothing."""
-    return fold(text) in MISSING_TEXTS or parse_number(text) in MISSING_NUMBERS
+    """Whether a text means "missing" in any column: `[Not Available]`, `N/A`, `99999`, nothing."""
+    plain = fold(fold(text).strip("[]'<>"))
+    return plain in MISSING_TEXTS or parse_number(plain) in MISSING_NUMBERS
 
 
 def parse_number(text: str, unit: str = "") -> float | None:

@@ -8,10 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from dgmvlc_cli.text.cells import NUMBER_CODES
 from dgmvlc_cli.text.cleaning import Cleaned
 from dgmvlc_cli.text.schema import GENERIC_TEMPLATE, Attribute, Schema
 
 FAR_RANGES = 10
+FAR_CODES = 3  # times 95 % of the other numbers
 NOUNS = {"female": "woman", "male": "man"}
 # Said together in the opening clause, unless they have a template of their own.
 OPENING = ("age", "sex")
@@ -162,14 +164,21 @@ def summarise(cleaned: Cleaned, schema: Schema) -> dict[str, dict[str, Any]]:
 def _far(values: pd.Series) -> list[float]:
     """Different numbers that lie FAR_RANGES times the width of the middle half away from it.
 
-    Where the middle half is one number, the middle nine tenths are taken.
+    Where the middle half is one number, the middle nine tenths are taken.  Codes for "missing"
+    (-9, 88, 999) are measured by the other numbers, so that many of them do not hide each other,
+    and are far where they are negative among numbers that are not, or FAR_CODES times as large.
     """
+    is_code = values.isin(NUMBER_CODES)
+    others = values[~is_code]
+    below = 0.0 if (others >= 0).all() else -math.inf
+    above = FAR_CODES * others.abs().quantile(0.95)
+    far = is_code & ((values < below) | (values.abs() > above))
     for tail in (0.25, 0.05):
-        low, high = values.quantile(tail), values.quantile(1 - tail)
-        if reach := FAR_RANGES * (high - low):
-            away = values[(values < low - reach) | (values > high + reach)]
-            return sorted(float(one) for one in away.unique())
-    return []
+        low, high = others.quantile(tail), others.quantile(1 - tail)
+        if (reach := FAR_RANGES * (high - low)) > 0:
+            far |= (values < low - reach) | (values > high + reach)
+            break
+    return sorted(float(one) for one in values[far].unique()) if len(others) else []
 
 
 def _summary(cleaned: Cleaned, name: str, attribute: Attribute) -> dict[str, Any]:

@@ -6,7 +6,13 @@ from datetime import date
 
 import pytest
 
-from dgmvlc_cli.text.cells import are_dates, date_reader, number_reader, parse_number
+from dgmvlc_cli.text.cells import (
+    are_dates,
+    date_reader,
+    is_missing_code,
+    number_reader,
+    parse_number,
+)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +38,17 @@ from dgmvlc_cli.text.cells import are_dates, date_reader, number_reader, parse_n
 )
 def test_numbers_are_read_as_people_write_them(text: str, number: float | None):
     assert parse_number(text, "pack-years") == number
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["'--", "[Not Available]", "[Not Applicable]", "[Unknown]", "[not evaluated]", "<NA>", "#N/A",
+     "#VALUE!", "#DIV/0!", "#REF!", "NK", "ND", "n.d.", "k.A.", "Refused", "not tested",
+     "Not Specified", "-9999", "99,999"],
+)  # fmt: skip
+def test_what_programs_and_registries_write_for_missing_is_known(text: str):
+    assert is_missing_code(text)
+    assert not any(map(is_missing_code, ["[T1]", "#1", "<10", ">79", "+", "none", "0", "-9"]))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from text_helpers import cohort_table, smoking_schema
 from dgmvlc_cli.text.cells import MISSING_TEXTS
 from dgmvlc_cli.text.cleaning import clean
 from dgmvlc_cli.text.describe import (
+    _far,
     number_text,
     prompts_table,
     rows_of_prompts,
@@ -95,6 +96,22 @@ def test_the_summary_counts_everything_once(nsclc: pd.DataFrame):
         assert sum(entry["left_out"].values()) == 211 - entry["present"]
     assert summary["smoking"]["levels"]["never smoker"] == 48
     assert summary["pack_years"]["median"] == 37
+
+
+@pytest.mark.parametrize(
+    ("numbers", "far"),
+    [
+        ([70.0, 75, 80, 90, 777, 888, 888, 999], [777, 888, 999]),  # more than a quarter of all
+        ([20.0, 25, 30, 35, 40, -9, -8], [-9, -8]),
+        ([2.0, 2.1, 2.5, 3, 3.1, 88, 99], [88, 99]),
+        ([70.0, 77, 88, 99, 110, 120], []),
+        ([-2.3, -1, 0.4, 1.5, -1], []),  # z-scores
+        ([150.0, 300, 450, 777], []),
+        ([999.0, 999], []),
+    ],
+)
+def test_codes_among_numbers_are_far_and_hide_each_other_not(numbers: list, far: list):
+    assert _far(pd.Series(numbers)) == far
 
 
 def test_a_template_of_ones_own_replaces_the_wording():
