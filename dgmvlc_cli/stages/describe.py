@@ -90,7 +90,7 @@ def read_rows(ws: Workspace, settings: Settings) -> Described:
     cleaned = _named(ws, settings, original)
     behind = _behind(ws, settings, original.rows.index)
     used, unmatched = _match(ws, cleaned.rows, behind, key_path(ws, settings))
-    rows_alone, scans_alone = (unmatched.get(one, []) for one in UNMATCHED)
+    scans_alone = unmatched.get("scans_without_row", [])
     studied = studied_attribute(settings, schema)
     _require_values(studied, used, cleaned)
     for level in (settings.study.reference, settings.study.target):
@@ -107,7 +107,7 @@ def read_rows(ws: Workspace, settings: Settings) -> Described:
         placebos=records,
         prompts=prompts_table(rows, extended),
         unmatched=unmatched,
-        near=_near_match(rows_alone, scans_alone, behind),
+        near=_near_match(cleaned.rows.index, [*used.index, *scans_alone], behind),
     )
 
 
@@ -194,11 +194,12 @@ def _no_match(
 def _near_match(rows: Iterable[str], scans: Iterable[str], behind: Mapping[str, str]) -> str:
     """A hint where ids differ only in case, leading zeros, `sub-` or punctuation; else nothing.
 
-    behind: the ids behind pseudonyms, which are compared and not said.
+    rows, scans: all ids.  Ids that are so like two others are not guessed.  behind: the ids behind
+    pseudonyms, which are compared and not said.
     """
-    by_core = {_core(behind.get(scan, scan)): scan for scan in scans}
-    cores = {row: _core(behind.get(row, row)) for row in rows}
-    near = [(row, by_core[core]) for row, core in cores.items() if core in by_core]
+    in_scans = _by_core(scans, behind)
+    near = [(row, in_scans.get(core, row)) for core, row in _by_core(rows, behind).items()]
+    near = [(row, scan) for row, scan in near if row != scan]
     if not near:
         return ""
     row, scan = near[0]
@@ -209,9 +210,18 @@ def _near_match(rows: Iterable[str], scans: Iterable[str], behind: Mapping[str, 
     )
 
 
+def _by_core(names: Iterable[str], behind: Mapping[str, str]) -> dict[str, str]:
+    """What the ids have in common with other spellings of theirs -> id, where it is only one's."""
+    cores = {name: _core(behind.get(name, name)) for name in names}
+    times = Counter(cores.values())
+    return {core: name for name, core in cores.items() if times[core] == 1}
+
+
 def _core(name: str) -> str:
-    plain = re.sub(r"(?<!\d)0+(?=\d)", "", name.lower().removeprefix("sub-"))
-    return re.sub(r"[^a-z0-9]", "", plain)
+    """An id without case, `sub-`, leading zeros, a program's `.0` and marks: 1-11 is not 11-1."""
+    plain = re.sub(r"^(\d+)\.0+$", r"\1", name.lower().removeprefix("sub-"))
+    plain = re.sub(r"(?<!\d)0+(?=\d)", "", plain)
+    return re.sub(r"[\W_]+(?!\d)|(?<!\d)[\W_]+", "", re.sub(r"[\W_]+", "-", plain))
 
 
 def _few(names: Any) -> str:

@@ -36,7 +36,7 @@ from dgmvlc_cli.text.schema import (
 Status = Literal["present", "unknown", "not applicable", "excluded"]
 
 LISTED = 10
-FLOAT_ID = re.compile(r"(\d+)\.0+")
+FLOAT_ID, NUMBER_ID = re.compile(r"(\d+)\.0+"), re.compile(r"\d+(\.\d+)?")
 FILE_ID = re.compile(r"(.+)\.(?:nii\.gz|nii|nrrd|mha|mhd|dcm)", re.IGNORECASE)
 
 
@@ -144,8 +144,9 @@ def _one_row_each(table: pd.DataFrame, schema: Schema) -> tuple[pd.DataFrame, pd
 def table_ids(table: pd.DataFrame, column: str) -> pd.Series:
     """The id of every row.  Raises DgmvlcError where some are empty.
 
-    An id column that some program took for numbers (`1.0`, `2.0`) gets its whole numbers back;
-    one of file names (`AIIB23_4.nii.gz`) loses the endings that scans' ids do not have.
+    Ids that some program took for numbers (`1.0` beside `A7`) get their whole numbers back, where
+    all numbers among them are such; a column of file names (`AIIB23_4.nii.gz`) loses the endings
+    that scans' ids do not have.
     """
     ids = table[column].astype(object)
     if (empty := ids == "").any():
@@ -154,10 +155,13 @@ def table_ids(table: pd.DataFrame, column: str) -> pd.Series:
             f'no id in column "{column}" in {counted(int(empty.sum()), "row")}: {rows}',
             "Fill in the ids or remove these rows.",
         )
-    for written in FLOAT_ID, FILE_ID:
-        matches = [written.fullmatch(text) for text in ids]
-        if all(matches):
-            return pd.Series([match[1] for match in matches if match], ids.index, dtype=object)
+    numbers = ids.map(lambda text: NUMBER_ID.fullmatch(text) is not None)
+    for here, written in (numbers, FLOAT_ID), (ids != "", FILE_ID):
+        matches = [written.fullmatch(text) for text in ids[here]]
+        if matches and all(matches):
+            ids = ids.copy()
+            ids[here] = [match[1] for match in matches if match]
+            break
     return ids
 
 

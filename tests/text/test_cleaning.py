@@ -182,6 +182,8 @@ def test_ids_lose_what_a_program_added_to_all_of_them():
     assert list(clean(table, smoking_schema()).rows.index) == ["1001", "1002"]
     files = table_of({"subject": "A_4.nii.gz", **row}, {"subject": "A_5.nii", **row})
     assert list(clean(files, smoking_schema()).rows.index) == ["A_4", "A_5"]
+    beside = table_of(*({"subject": one, **row} for one in ("1.0", "10.0", "A7", "1A", "A7.0")))
+    assert list(clean(beside, smoking_schema()).rows.index) == ["1", "10", "A7", "1A", "A7.0"]
     mixed = table_of({"subject": "1001.0", **row}, {"subject": "1.5", **row})
     assert list(clean(mixed, smoking_schema()).rows.index) == ["1001.0", "1.5"]
 

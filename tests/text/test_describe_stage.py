@@ -13,6 +13,7 @@ import pytest
 from commands import dgmvlc, process
 from text_helpers import cohort_table
 
+from dgmvlc_cli.stages.describe import _near_match
 from dgmvlc_cli.stages.initialise import settings_text
 from dgmvlc_cli.text.propose import propose_schema
 from dgmvlc_cli.text.schema import schema_toml
@@ -143,6 +144,27 @@ def test_ids_that_differ_only_in_form_are_pointed_out(w: tuple[str, str], tmp_pa
     assert "39 rows without scan: ph-0001, ph-0003, ph-0004, ..., all in " in said
     assert "1 scans without row: PH_1" in said
     assert "WARNING: 1 ids differ only in case" in said and '("ph-0001" in the table' in said
+
+
+@pytest.mark.parametrize(
+    ("rows", "scans", "near"),
+    [
+        (["PH-0001", "x"], ["sub-ph_1", "y"], [("PH-0001", "sub-ph_1")]),
+        (["1.0"], ["10", "1"], [("1.0", "1")]),
+        (["1.0"], ["10"], []),
+        (["1-11", "12-3"], ["11-1", "1-23"], []),
+        (["1_11"], ["01-11"], [("1_11", "01-11")]),
+        (["P1", "p-1"], ["P01"], []),
+        (["P01"], ["P1", "p1"], []),
+        (["P1", "P01"], ["P1", "P001"], []),  # P01 is as like P1
+        (["1.2.0"], ["1.2"], []),
+        (["Müller"], ["Möller"], []),
+    ],
+)
+def test_a_near_id_is_named_only_where_it_can_be_no_other(rows: list, scans: list, near: list):
+    said = _near_match(rows, scans, {})
+    assert said.startswith(f"{len(near)} ids differ") if near else not said
+    assert all(f'"{row}" in the table, "{scan}" the scan' in said for row, scan in near)
 
 
 def test_a_big_table_is_described(tmp_path: Path):
