@@ -67,6 +67,7 @@ DATE_FORMATS = {
     "%B %d, %Y": r"[A-Za-z]{3,9} \d{1,2}, \d{4}",
     "%b %d, %Y": r"[A-Za-z]{3} \d{1,2}, \d{4}",
 }
+SLASHED = re.compile(DATE_FORMATS[DAY_FIRST])
 YEARS = range(1850, 2151)
 TIME_OF_DAY = re.compile(r"[ T]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?Z?$")
 
@@ -173,16 +174,31 @@ def are_dates(texts: Iterable[str]) -> bool:
     return bool(present) and all(_readings(text) for text in present)
 
 
-def date_reader(texts: Iterable[str]) -> Callable[[str], date | str]:
+def date_order(table: Iterable[Iterable[str]]) -> str:
+    """The format that the dates of a table decide together; month first where none does, or both.
+
+    table: the distinct texts of its columns.
+    """
+    only = {next(iter(r)) for texts in table if len(r := _decided(texts)) == 1}
+    return DAY_FIRST if only == {DAY_FIRST} else MONTH_FIRST
+
+
+def _decided(texts: Iterable[str]) -> set[str]:
+    """Month first, day first or both, as dates that can only be so tell."""
+    readings = (_readings(text) for text in set(texts) if SLASHED.match(text.strip()))
+    return {next(iter(found)) for found in readings if len(found) == 1} & {MONTH_FIRST, DAY_FIRST}
+
+
+def date_reader(texts: Iterable[str], order: str = MONTH_FIRST) -> Callable[[str], date | str]:
     """Reads the dates of one column: a date, or the reason why a text is none.
 
     texts: the column.  `3/4/2020` is read month first or day first as the column's other dates
     decide (`25/12/2020` can only be day first); where they contradict each other it is ambiguous,
-    and where none decides it is month first.
+    and where none decides it is read in the order of the table's other dates (`date_order`).
     """
-    only = {next(iter(r)) for text in set(texts) if len(r := _readings(text)) == 1}
-    contradictory = {MONTH_FIRST, DAY_FIRST} <= only
-    order = DAY_FIRST if DAY_FIRST in only else MONTH_FIRST
+    only = _decided(texts)
+    contradictory = len(only) > 1
+    order = next(iter(only)) if len(only) == 1 else order
 
     def read(text: str) -> date | str:
         readings = _readings(text)
@@ -195,9 +211,9 @@ def date_reader(texts: Iterable[str]) -> Callable[[str], date | str]:
     return read
 
 
-def dates_of(texts: Sequence[str]) -> list[date | None]:
+def dates_of(texts: Sequence[str], order: str = MONTH_FIRST) -> list[date | None]:
     """The dates of one column, cell by cell; None where a text is none or is ambiguous."""
-    read = date_reader(texts)
+    read = date_reader(texts, order)
     found = {text: read(text) for text in set(texts)}
     return [day if isinstance(day := found[text], date) else None for text in texts]
 

@@ -16,6 +16,7 @@ from dgmvlc_cli.counting import counted
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.text.cells import (
     NEGATIVE_CODES,
+    date_order,
     date_reader,
     dates_of,
     is_missing_code,
@@ -90,10 +91,11 @@ def clean(table: pd.DataFrame, schema: Schema) -> Cleaned:
     for column in _columns_needed(schema, used):
         check_column(column, table)
     # Read as the whole column decides, also by rows that are not kept, as `init` saw it.
-    readers = {name: _reader(list(table[a.column].unique()), a) for name, a in used.items()}
+    order = date_order(table[column].unique() for column in table.columns)
+    readers = {name: _reader(list(table[a.column].unique()), a, order) for name, a in used.items()}
     table, dropped = _one_row_each(table, schema)
     raw = {name: table[a.column] for name, a in used.items()}
-    scans = _scan_dates(table, schema)
+    scans = _scan_dates(table, schema, order)
     cells = {name: _read_column(raw[name], readers[name], a, scans) for name, a in used.items()}
     for name, attribute in used.items():
         if (rule := attribute.follows) is not None:
@@ -165,11 +167,11 @@ def table_ids(table: pd.DataFrame, column: str) -> pd.Series:
     return ids
 
 
-def _scan_dates(table: pd.DataFrame, schema: Schema) -> pd.Series:
+def _scan_dates(table: pd.DataFrame, schema: Schema, order: str) -> pd.Series:
     """The date of the scan by subject; None where it is not known."""
     if schema.scan_date is None:
         return pd.Series([None] * len(table), index=table.index, dtype=object)
-    days = dates_of(list(table[schema.scan_date]))
+    days = dates_of(list(table[schema.scan_date]), order)
     return pd.Series(days, index=table.index, dtype=object)
 
 
@@ -192,10 +194,10 @@ def _read_column(
     return _since(frame, scans, attribute) if attribute.is_duration else frame
 
 
-def _reader(texts: list[str], attribute: Attribute) -> Callable[[str], Cell]:
+def _reader(texts: list[str], attribute: Attribute, order: str) -> Callable[[str], Cell]:
     missing = {fold(text) for text in attribute.missing}
     not_applicable = {fold(text) for text in attribute.not_applicable}
-    as_date = date_reader(texts) if attribute.kind == "date" else None
+    as_date = date_reader(texts, order) if attribute.kind == "date" else None
     as_number = number_reader(texts, attribute.unit)
     codes = {as_number(text) for text in attribute.missing}
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 
 import pandas as pd
 
 from dgmvlc_cli.text.cells import (
+    MONTH_FIRST,
     are_dates,
+    dates_of,
     is_missing_code,
     numbers_of,
     parse_number,
@@ -28,11 +31,12 @@ FITS = 0.8
 class Column:
     """A column of the table and what is quickly seen of it.
 
-    header: as in the table.  texts: all cells.
+    header: as in the table.  texts: all cells.  order: of dates that the column does not decide.
     """
 
     header: str
     texts: pd.Series
+    order: str = MONTH_FIRST
 
     @cached_property
     def words(self) -> str:
@@ -79,6 +83,11 @@ class Column:
     def is_date(self) -> bool:
         """Whether every present cell is a date; a year alone is a number."""
         return are_dates(self.distinct) and not re.search(r"\byears?\b", self.words)
+
+    @cached_property
+    def dates(self) -> list[date | None]:
+        """All cells as dates, None where they are none."""
+        return dates_of(list(self.texts), self.order)
 
     @property
     def missing_share(self) -> float:

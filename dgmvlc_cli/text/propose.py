@@ -9,7 +9,7 @@ import pandas as pd
 
 from dgmvlc_cli.counting import counted
 from dgmvlc_cli.errors import DgmvlcError
-from dgmvlc_cli.text.cells import dates_of
+from dgmvlc_cli.text.cells import date_order
 from dgmvlc_cli.text.columns import (
     FITS,
     MAX_LEVELS,
@@ -62,7 +62,8 @@ def propose_schema(table: pd.DataFrame) -> tuple[Schema, dict[str, str]]:
 
     Raises DgmvlcError if no column can be the id.
     """
-    columns = [Column(header, table[header]) for header in table.columns]
+    order = date_order(table[header].unique() for header in table.columns)
+    columns = [Column(header, table[header], order) for header in table.columns]
     id_column = find_id(columns)
     scan = find_scan_date(columns)
     notes = {id_column.header: _id_note(id_column, columns)}
@@ -254,7 +255,7 @@ def _date_role(column: Column, scan: Column | None) -> tuple[Role, str]:
 
 def _share_before(column: Column, scan: Column) -> float:
     """Share of the dates that are not after the scan of their row."""
-    rows = zip(dates_of(list(column.texts)), dates_of(list(scan.texts)), strict=True)
+    rows = zip(column.dates, scan.dates, strict=True)
     known = [(day, scanned) for day, scanned in rows if day and scanned]
     return sum(day <= scanned for day, scanned in known) / max(len(known), 1)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dgmvlc_cli.errors import DgmvlcError
-from dgmvlc_cli.text.cells import are_dates, dates_of, numbers_of
+from dgmvlc_cli.text.cells import are_dates, date_order, dates_of, numbers_of
 from dgmvlc_cli.text.schema import Schema, SeveralRows
 
 LISTED = 10
@@ -82,11 +82,12 @@ def _values(table: pd.DataFrame, rule: SeveralRows, schema: Schema) -> np.ndarra
     column = table[rule.by]
     if not are_dates(column.unique()):
         return column.map(numbers_of(column)).to_numpy(dtype=float)
-    days = _ordinals(column)
+    order = date_order(table[name].unique() for name in table.columns)
+    days = _ordinals(column, order)
     if rule.keep == "nearest" and schema.scan_date:
-        return days - _ordinals(table[schema.scan_date])
+        return days - _ordinals(table[schema.scan_date], order)
     return days
 
 
-def _ordinals(column: pd.Series) -> np.ndarray:
-    return np.array([day.toordinal() if day else np.nan for day in dates_of(list(column))])
+def _ordinals(column: pd.Series, order: str) -> np.ndarray:
+    return np.array([day.toordinal() if day else np.nan for day in dates_of(list(column), order)])

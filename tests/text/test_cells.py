@@ -8,6 +8,7 @@ import pytest
 
 from dgmvlc_cli.text.cells import (
     are_dates,
+    date_order,
     date_reader,
     is_missing_code,
     number_reader,
@@ -103,6 +104,14 @@ def test_dates_in_three_formats_are_one_column_of_dates():
 
 def test_month_comes_first_where_nothing_says_otherwise():
     assert date_reader(["3/4/2020"])("3/4/2020") == date(2020, 3, 4)
+
+
+def test_dates_that_decide_nothing_are_read_as_the_others_of_the_table():
+    decided, other, undecided = ["15/01/1940"], ["12/25/2019"], ["3/4/2020"]
+    assert date_reader(undecided, date_order([decided, undecided]))("3/4/2020") == date(2020, 4, 3)
+    for columns in ([undecided], [decided, other], [["25/12/2019", "12/25/2019"], undecided]):
+        assert date_reader(undecided, date_order(columns))("3/4/2020") == date(2020, 3, 4)
+    assert date_reader(other, date_order([decided]))("3/4/2020") == date(2020, 3, 4)
 
 
 def test_a_column_that_contradicts_itself_has_no_guesses():

@@ -211,6 +211,20 @@ def test_a_date_becomes_its_time_before_the_scan():
     assert in_days.loc["s1", "diagnosed"] == 1
 
 
+def test_dates_are_day_first_where_another_column_of_the_table_is():
+    cells = {"ct": "01/03/2019", "diagnosed": "02/06/2018"}
+    table = dated_row(**cells).assign(born="15/01/1940")
+    assert clean(table, dated("days")).rows.loc["s1", "diagnosed"] == 272
+    schema, _ = propose_schema(
+        table_of(
+            {"id": "s1", "CT date": "01/03/2019", "Onset date": "02/06/2018", "Born": "15/01/1940"},
+            {"id": "s2", "CT date": "01/04/2019", "Onset date": "02/12/2018", "Born": "16/01/1940"},
+            {"id": "s3", "CT date": "01/02/2019", "Onset date": "12/01/2019", "Born": "17/01/1940"},
+        )
+    )
+    assert schema.attributes["onset_date"].role == "condition"  # month first: one after the scan
+
+
 @pytest.mark.parametrize(
     ("cells", "attribute", "status", "reason"),
     [
