@@ -93,6 +93,8 @@ def _schema(table: Path, subjects: list[str]) -> tuple[Schema, str, list[str]]:
     ]
     if not shared:
         seen.append("WARNING: no id matches; set `id_column` under [schema], or rename the scans")
+        if others := content.attrs.get("other_sheets"):
+            seen[-1] += f"; only one sheet was read, save another as a file: {', '.join(others)}"
     return schema, schema_toml(schema, notes), seen
 
 

@@ -120,6 +120,8 @@ def check_column(column: str, table: pd.DataFrame) -> None:
     if column not in table.columns:
         error = unknown_name("column of the table", column, table.columns)
         error.hint += " Set `id_column` or `column` under [schema] in dgmvlc.toml."
+        if others := table.attrs.get("other_sheets"):
+            error.hint += f" Or name its sheet, `sheet` under [table]: {', '.join(others)}."
         raise error
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.text import table as reading
+from dgmvlc_cli.text.cleaning import check_column
 from dgmvlc_cli.text.table import read_table
 
 
@@ -38,6 +39,14 @@ def test_quoted_line_breaks_and_delimiters_stay_in_their_cell(tmp_path: Path):
         ("subject,age,age\ns1,60,7\n", "same name: age"),
         ("subject\x00age\n", "no table that can be read"),
         ("\xd0\xcf\x11\xe0", "old Excel file"),
+        ("<html><body><table><tr><td>subject</td></tr>", "web page"),
+        ("\xef\xbb\xbf\n<!DOCTYPE html>", "web page"),
+        ("<?xml version='1.0'?>", "web page"),
+        ("{\\rtf1 subject}", "RTF"),
+        ("%PDF-1.4", "a PDF"),
+        ("Cohort 2020,,,\nsubject,age,sex,smoking\ns1,60,f,never\n", "names 1 of 4 columns"),
+        ("Who,,,Smoking,\nsubject,age,sex,status,dose\ns1,60,f,never,\n", "second looks like"),
+        ("Cohort 2020\nsubject,age\ns1,60\n", "remove what stands above the header"),
         ('subject,note\ns1,"' + "x" * 2_000_000, "never closed"),
     ],
 )
@@ -54,6 +63,39 @@ def test_an_absent_file_names_the_nearest(tmp_path: Path):
     with pytest.raises(DgmvlcError) as caught:
         read_table(tmp_path / "clincal.csv")
     assert "clinical.csv" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("shift-jis", "患者ID,性別,喫煙歴"),
+        ("gbk", "Patient ID,性别,吸烟"),
+        ("cp1251", "id,Курение,Пол"),
+    ],
+)
+def test_letters_of_other_scripts_are_not_read_as_latin(tmp_path: Path, encoding: str, text: str):
+    path = tmp_path / "t.csv"
+    path.write_bytes(f"{text}\n".encode(encoding) + b"s1,60,2\n")
+    with pytest.raises(DgmvlcError, match="line 1: neither UTF-8 nor") as caught:
+        read_table(path)
+    assert "CSV (UTF-8)" in caught.value.hint
+    latin = "Größe,créée,Ñandú"
+    path.write_bytes(f"{latin}\n1,2,3\n".encode("cp1252"))
+    assert list(read_table(path)) == latin.split(",")
+
+
+@pytest.mark.parametrize("line", ["sep=;\r\n", '"sep=;"\n', "SEP=;\n"])
+def test_a_first_line_that_names_the_delimiter_is_obeyed(tmp_path: Path, line: str):
+    path = tmp_path / "t.csv"
+    path.write_bytes(f"{line}subject;age, sex\ns1;60, f\n".encode())
+    assert read_table(path).to_dict("list") == {"subject": ["s1"], "age, sex": ["60, f"]}
+
+
+def test_a_header_with_few_unnamed_columns_is_one(tmp_path: Path):
+    path = tmp_path / "t.csv"
+    for content in (",sex\ns1,f\n", "subject,,\ns1,60,2\n"):
+        path.write_text(content)
+        assert len(read_table(path)) == 1
 
 
 def test_lines_of_two_encodings_are_each_read_in_theirs(tmp_path: Path):
@@ -96,6 +138,21 @@ def test_xlsx_gives_the_texts_of_a_text_table_from_the_sheet_asked_for(tmp_path:
     assert read_table(path, "other").to_dict("list") == {"id": ["x"], "unused": ["2020-01-01"]}
     with pytest.raises(UsageError, match='Did you mean "patients"'):
         read_table(path, "patient")
+
+
+def test_a_sheet_of_notes_is_no_table_and_other_sheets_are_named(tmp_path: Path):
+    pytest.importorskip("openpyxl")
+    path = tmp_path / "t.xlsx"
+    with pd.ExcelWriter(path) as writer:
+        pd.DataFrame({"Codebook": ["Age: at CT"]}).to_excel(
+            writer, sheet_name="readme", index=False
+        )
+        pd.DataFrame(TYPED).to_excel(writer, sheet_name="patients", index=False)
+    table = read_table(path)
+    assert table.to_dict("list") == TEXTS
+    with pytest.raises(UsageError) as caught:
+        check_column("Patient ID", table)
+    assert "`sheet` under [table]: readme" in caught.value.hint
 
 
 @pytest.mark.parametrize(("package", "magic"), [("openpyxl", b"PK\x03\x04"), ("pyarrow", b"PAR1")])
