@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
@@ -40,9 +41,9 @@ class Column:
 
     @cached_property
     def words(self) -> str:
-        """The header in lower-case words: `SmokingStatus (now)` -> `smoking status now`."""
+        """The header in plain words: `SmokingStatus (now)` -> `smoking status now`."""
         split = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", self.header)
-        return " ".join(re.findall(r"[a-z0-9%]+", split.lower()))
+        return " ".join(re.findall(r"[a-z0-9%]+", plain(split)))
 
     @cached_property
     def absent(self) -> pd.Series:
@@ -97,9 +98,19 @@ class Column:
     def is_numeric(self) -> bool:
         return len(self.present) > 0 and bool(self.numbers.notna().mean() >= FITS)
 
+    def share_of(self, texts: Collection[str]) -> float:
+        """Share of present cells that are one of the texts."""
+        return sum(self.distinct[text] for text in texts) / max(len(self.present), 1)
+
     def share_between(self, low: float, high: float) -> float:
         """Share of present cells that are numbers within the bounds."""
         return float(self.numbers.between(low, high).mean()) if len(self.present) else 0.0
+
+
+def plain(text: str) -> str:
+    """Lower case without accents: `Überleben, Décès` -> `uberleben, deces`."""
+    letters = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(letter for letter in letters if not unicodedata.combining(letter))
 
 
 def seen_in(column: Column) -> str:
@@ -134,9 +145,7 @@ def sentinels(column: Column, plausible: tuple[float, float] | None) -> tuple[st
 
 def vocabulary_share(column: Column, vocabulary: Mapping[str, tuple[str, ...]]) -> float:
     """Share of present cells that the vocabulary knows."""
-    return sum(n for t, n in column.distinct.items() if look_up(t, vocabulary)) / max(
-        len(column.present), 1
-    )
+    return column.share_of([text for text in column.distinct if look_up(text, vocabulary)])
 
 
 def look_up(text: str, vocabulary: Mapping[str, tuple[str, ...]]) -> str | None:

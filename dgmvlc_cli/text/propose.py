@@ -11,7 +11,6 @@ from dgmvlc_cli.counting import counted
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.text.cells import date_order
 from dgmvlc_cli.text.columns import (
-    FITS,
     MAX_LEVELS,
     Column,
     column_levels,
@@ -21,32 +20,15 @@ from dgmvlc_cli.text.columns import (
     vocabulary_share,
 )
 from dgmvlc_cli.text.known import BIRTH, FLAG, KNOWN, SENTENCE_ORDER, Known, known_levels
+from dgmvlc_cli.text.roles import find_scan_date, is_days, is_outcome, role_of
 from dgmvlc_cli.text.schema import Attribute, Follows, Role, Schema, fold
 
 # Attributes in a proposed sentence.  Pack-years of the NSCLC-Radiogenomics table are read from
 # the projected embedding with an R2 of 0.91 where the sentence has 7 attributes, 0.57 to 0.67
 # where it has 12 and 0.19 with 25 (`dgmvlc describe --probe`, MiniLM, four placebos).
 MAX_SAID = 12
-MAX_MISSING = 0.6
 
-OUTCOME_WORDS = re.compile(
-    r"\b(survival|surviving|death|dead|deceased|died|alive|mortality|vital status|recurrence|"
-    r"relapse|progression|follow up|outcome|time to)\b"
-)
-TREATMENT_WORDS = re.compile(
-    r"\b(treatment|chemotherapy|radiation|radiotherapy|adjuvant|therapy|surgery|surgical)\b"
-)
-SITE_WORDS = re.compile(
-    r"\b(site|centre|center|hospital|affiliation|scanner|manufacturer|kernel)\b"
-)
-SCAN_DATE_WORDS = re.compile(
-    r"\b(ct|scan|scanning|imaging|image|study|acquisition|exam|examination)\b.*\bdate\b|"
-    r"\bdate\b.*\b(ct|scan|imaging|acquisition)\b"
-)
-# Dates of what a patient brings to the scan; others (an entry, another image) say little.
-HISTORY_WORDS = re.compile(r"\b(diag\w*|onset|symptom\w*|expos\w*|transplant\w*|start\w*)\b")
 REPEAT_WORDS = re.compile(r"\b(weeks?|days?|months?)\b")
-TARGET_NAMES = frozenset({"label", "target", "class", "event", "outcome", "y"})
 ID_NAMES = (
     "subject", "subject id", "participant id", "participant", "patient id", "patient",
     "case id", "case", "scan id", "study id", "mapping id", "id", "pid",
@@ -98,12 +80,6 @@ def _id_note(column: Column, columns: list[Column]) -> str:
     )
 
 
-def find_scan_date(columns: list[Column]) -> Column | None:
-    """The column with the date of the scan, by its header and its cells."""
-    named = (c for c in columns if SCAN_DATE_WORDS.search(c.words) and c.is_date)
-    return next(named, None)
-
-
 def _shortened(attributes: dict[str, Attribute], notes: dict[str, str]) -> dict[str, Attribute]:
     """Ignore what would make the sentence too long; the boxes of one question stay together."""
     groups: dict[str, list[str]] = {}
@@ -145,11 +121,11 @@ def _propose(
     """Name, attribute and comment of one column."""
     seen = seen_in(column)
     for name, known in (*KNOWN.items(), ("age", BIRTH)):
-        if name not in taken and not OUTCOME_WORDS.search(column.words) and known.fits(column):
+        if name not in taken and not is_outcome(column) and known.fits(column):
             if known.kind == "date" and scan is None:
                 continue  # without the date of the scan it says nothing
             return name, _known_attribute(column, known), f"{seen} Recognised as {name}."
-    role, reason = _role(column, scan)
+    role, reason = role_of(column, scan)
     name = _free_name(column.words, taken)
     return name, _generic_attribute(column, role), " ".join(f"{seen} {reason}".split())
 
@@ -180,7 +156,7 @@ def _generic_attribute(column: Column, role: Role) -> Attribute:
         fields |= {"kind": "date", "label": _without_date(label)}
     elif column.distinct and vocabulary_share(column, FLAG) == 1:
         fields |= {"kind": "flag", "levels": tuple(FLAG), "synonyms": column_synonyms(column, FLAG)}
-    elif _is_days(column):
+    elif is_days(column):
         label = _without_date(label)
         template = f"{label}: {{value}} {{unit}} before the scan."
         fields |= {"label": label, "kind": "number", "unit": "days", "absolute": True}
@@ -198,66 +174,9 @@ def _generic_attribute(column: Column, role: Role) -> Attribute:
     return Attribute.model_validate(fields)
 
 
-def _is_days(column: Column) -> bool:
-    """Whether a column called a date holds numbers: days from the scan, negative before it."""
-    named = re.search(r"\bdate\b", column.words) is not None
-    return named and column.is_numeric and not column.is_date
-
-
 def _without_date(label: str) -> str:
     words = re.sub(r"^date of |\bdate\b", "", label, flags=re.IGNORECASE)
     return " ".join(words.split())
-
-
-def _role(column: Column, scan: Column | None) -> tuple[Role, str]:
-    """The role of a column nobody recognised, and the reason."""
-    if column is scan:
-        return "ignore", "The date of the scan: durations are counted up to it."
-    if OUTCOME_WORDS.search(column.words):
-        return "outcome", "Outcome: kept out of the sentence, as it happens after the scan."
-    if column.words in TARGET_NAMES:
-        return "outcome", "Outcome: columns of this name hold what somebody wants to predict."
-    if not column.distinct:
-        return "ignore", "Ignored: no values."
-    if len({fold(text) for text in column.distinct}) == 1:
-        return "ignore", "Ignored: one value only."
-    if column.missing_share > MAX_MISSING:
-        return "ignore", f"Ignored: {column.missing_share:.0%} missing."
-    if TREATMENT_WORDS.search(column.words):
-        return "ignore", 'Ignored: treatment is mostly after the scan; else set role = "condition".'
-    if column.is_date:
-        return _date_role(column, scan)
-    if _is_days(column) and column.numbers.median() >= 0:
-        return "ignore", "Ignored: days, but before the scan or after it?"
-    if not column.is_numeric and len(column.distinct) > MAX_LEVELS:
-        return "ignore", f"Ignored: {len(column.distinct)} different texts."
-    if SITE_WORDS.search(column.words):
-        return "covariate", "Covariate: sites and scanners differ in HU."
-    if re.search(r"\b(sex|gender)\b", column.words):
-        return "ignore", 'Ignored: codes; say with levels and synonyms which is "female", "male".'
-    return "condition", ""
-
-
-def _date_role(column: Column, scan: Column | None) -> tuple[Role, str]:
-    """A date enters the sentence where it is part of the history up to the scan."""
-    if scan is None:
-        return "ignore", "Ignored: a calendar date says little without the date of the scan."
-    if not HISTORY_WORDS.search(column.words):
-        return "ignore", (
-            'Ignored: a calendar date says little; role = "condition" says it as years before '
-            "the scan."
-        )
-    before = _share_before(column, scan)
-    if before < FITS:
-        return "ignore", f"Ignored: only {before:.0%} of the dates lie before the scan."
-    return "condition", f"{before:.0%} before the scan; said as years before it."
-
-
-def _share_before(column: Column, scan: Column) -> float:
-    """Share of the dates that are not after the scan of their row."""
-    rows = zip(column.dates, scan.dates, strict=True)
-    known = [(day, scanned) for day, scanned in rows if day and scanned]
-    return sum(day <= scanned for day, scanned in known) / max(len(known), 1)
 
 
 def _label_and_unit(header: str) -> tuple[str, str]:

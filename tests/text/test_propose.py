@@ -234,3 +234,33 @@ def test_days_that_would_be_said_alike_stay_days_before_the_scan():
         "CTD diag: {value} {unit} before the scan.",
         "CTD diag 2: {value} {unit} before the scan.",
     ]
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["Survival.time", "deadstatus.event", "deathstat", "Relapsed", "Progressed", "OS_MONTHS",
+     "PFS_MONTHS", "DAYS_TO_LAST_FOLLOWUP", "RECIST best response", "date_last_contact",
+     "vital_status", "Überlebensstatus", "Tod", "Todesursache", "Rezidiv", "Décès", "Récidive",
+     "Supervivencia", "Recaída", "Mortalità"],
+)  # fmt: skip
+def test_what_happens_after_the_scan_is_an_outcome_by_its_header(header: str):
+    rows = [{"id": f"p{i}", header: str(i % 2), "mark": "ab"[i % 2]} for i in range(9)]
+    schema, _ = propose_schema(table_of(*rows))
+    assert [schema.attributes[name].column for name in schema.names("outcome")] == [header]
+
+
+@pytest.mark.parametrize("values", [("0:LIVING", "1:DECEASED"), ("lebt", "verstorben")])
+def test_what_happens_after_the_scan_is_an_outcome_by_its_values(values: tuple[str, str]):
+    rows = [{"id": f"p{i}", "Status": values[i % 2]} for i in range(9)]
+    assert propose_schema(table_of(*rows))[0].names() == ["status"]
+    assert propose_schema(table_of(*rows))[0].names("outcome") == ["status"]
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["Vital capacity", "Dead space", "Bronchodilator response", "Progressive fibrosis", "Position",
+     "Cost", "Prevented", "Studied lobe", "Mode of exposure", "Progesterone", "Methods"],
+)  # fmt: skip
+def test_a_header_that_only_looks_like_an_outcome_is_none(header: str):
+    rows = [{"id": f"p{i}", header: str(i % 2)} for i in range(9)]
+    assert propose_schema(table_of(*rows))[0].names("outcome") == []
