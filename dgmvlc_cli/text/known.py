@@ -28,6 +28,11 @@ SMOKING = {
 SEX = {"female": ("f", "female", "woman"), "male": ("m", "male", "man")}
 FLAG = {"no": ("no", "n", "false", "0", "unchecked"), "yes": ("yes", "y", "true", "1", "checked")}
 
+TOBACCO_WORDS = (
+    r"smok|tobac|tabac|tabag|rauch|nicotin|nikotin|"
+    r"\b(cig|quit|cessation|pack ?y|packung|fumeu|fumad|fumat|fumar\b|fumo\b)"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Known:

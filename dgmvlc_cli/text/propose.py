@@ -21,7 +21,8 @@ from dgmvlc_cli.text.columns import (
 )
 from dgmvlc_cli.text.known import BIRTH, FLAG, KNOWN, SENTENCE_ORDER, Known, known_levels
 from dgmvlc_cli.text.roles import find_scan_date, is_days, is_outcome, role_of
-from dgmvlc_cli.text.schema import Attribute, Follows, Role, Schema, fold
+from dgmvlc_cli.text.schema import Attribute, Role, Schema, fold
+from dgmvlc_cli.text.tobacco import follow_smoking
 
 # Attributes in a proposed sentence.  Pack-years of the NSCLC-Radiogenomics table are read from
 # the projected embedding with an R2 of 0.91 where the sentence has 7 attributes, 0.57 to 0.67
@@ -55,7 +56,8 @@ def propose_schema(table: pd.DataFrame) -> tuple[Schema, dict[str, str]]:
             name, attribute, note = _propose(column, attributes, scan)
             attributes[name] = attribute
             notes[column.header] = note
-    ordered = _said_apart(_link_followers(_known_first(attributes)), notes)
+    linked = follow_smoking(_known_first(attributes), {c.header: c for c in columns})
+    ordered = _said_apart(linked, notes)
     ordered = _shortened(ordered, notes)
     schema = Schema(
         id_column=id_column.header,
@@ -234,15 +236,3 @@ def _numbered(attribute: Attribute, count: int) -> Attribute:
     if template is not None:
         template = template.replace(label, f"{label} {count}") if label in template else None
     return attribute.model_copy(update={"label": f"{label} {count}", "template": template})
-
-
-def _link_followers(attributes: dict[str, Attribute]) -> dict[str, Attribute]:
-    """Let pack-years and quit year follow the smoking status, for the levels that occur."""
-    levels = attributes["smoking"].levels if "smoking" in attributes else ()
-    linked = dict(attributes)
-    for name, known in KNOWN.items():
-        here = tuple(level for level in known.absent_for if level in levels)
-        if here and name in linked:
-            follows = Follows(attribute="smoking", absent_for=here)
-            linked[name] = linked[name].model_copy(update={"follows": follows})
-    return linked

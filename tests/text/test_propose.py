@@ -77,6 +77,28 @@ def test_smoking_words_become_the_same_levels_everywhere(texts: tuple[str, ...],
     assert smoking.level(texts[1]) is not None
 
 
+def test_what_smoking_entails_follows_it_whatever_it_is_called():
+    rows = [
+        {
+            "id": f"p{i}",
+            "Smoking status": (status := ("never", "former", "current")[i % 3]),
+            "Cigarettes per day": "0" if status == "never" else str(10 + i),
+            "Age started smoking": "" if status == "never" else str(14 + i),
+            "Years since quitting": str(i) if status == "former" and i > 3 else "",
+            "Smoke at home": "" if i % 5 == 0 else str(i),
+            "DLCO": "" if status == "never" else str(40 + i),
+        }
+        for i in range(30)
+    ]
+    attributes = propose_schema(table_of(*rows))[0].attributes
+    follows = {name: a.follows.absent_for for name, a in attributes.items() if a.follows}
+    assert follows == {
+        "cigarettes_per_day": ("never smoker",),
+        "age_started_smoking": ("never smoker",),
+        "years_since_quitting": ("never smoker", "current smoker"),
+    }
+
+
 def test_columns_that_say_nothing_are_ignored_with_the_reason():
     rows = [
         {
