@@ -24,6 +24,8 @@ from dgmvlc_cli.text.cells import (
 from dgmvlc_cli.text.schema import fold
 
 MAX_LEVELS = 12
+# Different numbers of a column whose header does not say that they are codes.
+MAX_CODES = 6
 # Share of a column's values that must fit before it counts as one we know.
 FITS = 0.8
 
@@ -115,7 +117,7 @@ def plain(text: str) -> str:
 
 def seen_in(column: Column) -> str:
     """What is in the column, in a sentence."""
-    if column.is_numeric and len(column.distinct) > 2:
+    if column.is_numeric and len(column.distinct) > MAX_CODES:
         n = column.numbers
         seen = f"{n.notna().sum()} numbers, {n.min():g} to {n.max():g}, median {n.median():g}"
         if undecided := undecided_numbers(column.distinct):
@@ -149,7 +151,7 @@ def vocabulary_share(column: Column, vocabulary: Mapping[str, tuple[str, ...]]) 
 
 
 def look_up(text: str, vocabulary: Mapping[str, tuple[str, ...]]) -> str | None:
-    words = " ".join(re.findall(r"\w+", text.lower()))
+    words = " ".join(re.findall(r"\w+", text.lower().strip().removesuffix(".0")))
     return next((level for level, texts in vocabulary.items() if words in texts), None)
 
 

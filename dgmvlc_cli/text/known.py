@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from dgmvlc_cli.text.codes import code_levels, codes_apart, is_coded
 from dgmvlc_cli.text.columns import (
     FITS,
     MAX_LEVELS,
@@ -39,7 +40,8 @@ class Known:
     """An attribute we recognise by its header and its values.
 
     header: pattern on the header's words.  vocabulary: level -> texts that mean it; empty for
-    numbers, dates and levels taken from the table.  The rest is as in Attribute.
+    numbers, dates and levels taken from the table.  coded: codes of levels count too.  The rest is
+    as in Attribute.
     """
 
     header: str
@@ -53,6 +55,7 @@ class Known:
     absolute: bool = False
     vocabulary: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     absent_for: tuple[str, ...] = ()
+    coded: bool = False
 
     def fits(self, column: Column) -> bool:
         if not re.search(self.header, column.words):
@@ -64,7 +67,8 @@ class Known:
         if self.plausible:
             return column.share_between(*self.plausible) >= FITS
         if self.vocabulary:
-            return vocabulary_share(column, self.vocabulary) >= FITS
+            coded = self.coded and is_coded(column) and not is_flag(column)
+            return coded or vocabulary_share(column, self.vocabulary) >= FITS
         return not column.is_numeric and 1 < len(column.distinct) <= MAX_LEVELS
 
 
@@ -123,10 +127,12 @@ KNOWN: dict[str, Known] = {
         absent_for=("never smoker", "current smoker"),
     ),
     "smoking": Known(
-        header=r"\b(smok\w*|tobacco)\b",
+        header=r"^(?!.*\b(age|years?|per|packs?|number|index|duration|start\w*|stop\w*|quit\w*|"
+        r"cessation)\b).*\b(smok\w*|tobacco)\b",
         label="smoking status",
         kind="category",
         vocabulary=SMOKING,
+        coded=True,
     ),
     "diagnosis": Known(header=r"\bdiagnosis\b", label="diagnosis", kind="category"),
     "histology": Known(header=r"\bhistolog(y|ic type)\b", label="histology", kind="category"),
@@ -145,12 +151,20 @@ SENTENCE_ORDER = (
 )  # fmt: skip
 
 
+def is_flag(column: Column) -> bool:
+    """Whether every cell says yes or no, but for codes that stand apart."""
+    texts = column.distinct.keys() - set(codes_apart(column))
+    return bool(texts) and all(look_up(text, FLAG) for text in texts)
+
+
 def known_levels(column: Column, known: Known) -> tuple[tuple[str, ...], dict[str, str]]:
     """Levels and synonyms that occur: by the vocabulary and in its order, else as in the table."""
     if known.kind != "category":
         return (), {}
     if not known.vocabulary:
         return column_levels(column), {}
+    if known.coded and is_coded(column):
+        return code_levels(column)
     found = {look_up(text, known.vocabulary) for text in column.distinct}
     levels = tuple(level for level in known.vocabulary if level in found)
     return levels, column_synonyms(column, known.vocabulary)

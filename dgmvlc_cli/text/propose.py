@@ -10,6 +10,7 @@ import pandas as pd
 from dgmvlc_cli.counting import counted
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.text.cells import date_order
+from dgmvlc_cli.text.codes import code_levels, codes_apart, is_coded
 from dgmvlc_cli.text.columns import (
     MAX_LEVELS,
     Column,
@@ -17,9 +18,8 @@ from dgmvlc_cli.text.columns import (
     column_synonyms,
     seen_in,
     sentinels,
-    vocabulary_share,
 )
-from dgmvlc_cli.text.known import BIRTH, FLAG, KNOWN, SENTENCE_ORDER, Known, known_levels
+from dgmvlc_cli.text.known import BIRTH, FLAG, KNOWN, SENTENCE_ORDER, Known, is_flag, known_levels
 from dgmvlc_cli.text.roles import find_scan_date, is_days, is_outcome, role_of
 from dgmvlc_cli.text.schema import Attribute, Role, Schema, fold
 from dgmvlc_cli.text.tobacco import follow_smoking
@@ -126,10 +126,26 @@ def _propose(
         if name not in taken and not is_outcome(column) and known.fits(column):
             if known.kind == "date" and scan is None:
                 continue  # without the date of the scan it says nothing
-            return name, _known_attribute(column, known), f"{seen} Recognised as {name}."
+            attribute = _known_attribute(column, known)
+            return name, attribute, f"{seen} Recognised as {name}." + _code_note(column, attribute)
     role, reason = role_of(column, scan)
-    name = _free_name(column.words, taken)
-    return name, _generic_attribute(column, role), " ".join(f"{seen} {reason}".split())
+    attribute = _generic_attribute(column, role)
+    note = " ".join(f"{seen} {reason}".split()) + _code_note(column, attribute)
+    return _free_name(column.words, taken), attribute, note
+
+
+def _code_note(column: Column, attribute: Attribute) -> str:
+    """What to do about levels that are numbers, and which numbers became none."""
+    if not attribute.in_sentence or not attribute.levels:
+        return ""
+    note = ""
+    if attribute.kind == "category" and is_coded(column):
+        note = (
+            " Codes, taken as levels: name them by levels and synonyms, or set kind = "
+            '"number" without levels if they are a quantity.'
+        )
+    apart = ", ".join(attribute.missing)
+    return note + (f" Taken as missing: {apart}." if apart else "")
 
 
 def _known_attribute(column: Column, known: Known) -> Attribute:
@@ -146,9 +162,15 @@ def _known_attribute(column: Column, known: Known) -> Attribute:
         plausible=known.plausible,
         template=known.template,
         absolute=known.absolute,
-        missing=sentinels(column, known.plausible) if known.kind == "number" else (),
+        missing=_missing(column, known),
         not_applicable=tuple(t for t in column.absent_texts if fold(t) in {"n/a", "na"}),
     )
+
+
+def _missing(column: Column, known: Known) -> tuple[str, ...]:
+    if known.kind == "number":
+        return sentinels(column, known.plausible)
+    return codes_apart(column) if known.coded and is_coded(column) else ()
 
 
 def _generic_attribute(column: Column, role: Role) -> Attribute:
@@ -156,13 +178,18 @@ def _generic_attribute(column: Column, role: Role) -> Attribute:
     fields: dict[str, object] = {"column": column.header, "role": role, "label": label}
     if column.is_date:
         fields |= {"kind": "date", "label": _without_date(label)}
-    elif column.distinct and vocabulary_share(column, FLAG) == 1:
+    elif is_flag(column):
         fields |= {"kind": "flag", "levels": tuple(FLAG), "synonyms": column_synonyms(column, FLAG)}
+        fields["missing"] = codes_apart(column)
     elif is_days(column):
         label = _without_date(label)
         template = f"{label}: {{value}} {{unit}} before the scan."
         fields |= {"label": label, "kind": "number", "unit": "days", "absolute": True}
         fields["template"] = template
+    elif is_coded(column):
+        levels, synonyms = code_levels(column)
+        fields |= {"kind": "category", "levels": levels, "synonyms": synonyms}
+        fields["missing"] = codes_apart(column)
     elif column.is_numeric:
         fields |= {
             "kind": "number",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from dgmvlc_cli.text.codes import SITE_WORDS, codes_apart, is_coded
 from dgmvlc_cli.text.columns import FITS, MAX_LEVELS, Column, plain
 from dgmvlc_cli.text.schema import Role, fold
 
@@ -28,9 +29,6 @@ OUTCOME_VALUES = frozenset(
 )  # fmt: skip
 TREATMENT_WORDS = re.compile(
     r"\b(treatment|chemotherapy|radiation|radiotherapy|adjuvant|therapy|surgery|surgical)\b"
-)
-SITE_WORDS = re.compile(
-    r"\b(site|centre|center|hospital|affiliation|scanner|manufacturer|kernel)\b"
 )
 SCAN_DATE_WORDS = re.compile(
     r"\b(ct|scan|scanning|imaging|image|study|acquisition|exam|examination)\b.*\bdate\b|"
@@ -57,7 +55,7 @@ def role_of(column: Column, scan: Column | None) -> tuple[Role, str]:
         return "outcome", "Outcome: columns of this name hold what somebody wants to predict."
     if not column.distinct:
         return "ignore", "Ignored: no values."
-    if len({fold(text) for text in column.distinct}) == 1:
+    if len({fold(text) for text in column.distinct if text not in codes_apart(column)}) == 1:
         return "ignore", "Ignored: one value only."
     if column.missing_share > MAX_MISSING:
         return "ignore", f"Ignored: {column.missing_share:.0%} missing."
@@ -69,7 +67,9 @@ def role_of(column: Column, scan: Column | None) -> tuple[Role, str]:
         return "ignore", "Ignored: days, but before the scan or after it?"
     if not column.is_numeric and len(column.distinct) > MAX_LEVELS:
         return "ignore", f"Ignored: {len(column.distinct)} different texts."
-    if SITE_WORDS.search(column.words):
+    if re.search(SITE_WORDS, column.words):
+        if column.is_numeric and not is_coded(column) and (column.numbers.dropna() % 1 == 0).all():
+            return "ignore", f"Ignored: {len(column.distinct)} different codes."
         return "covariate", "Covariate: sites and scanners differ in HU."
     if re.search(r"\b(sex|gender)\b", column.words):
         return "ignore", 'Ignored: codes; say with levels and synonyms which is "female", "male".'

@@ -77,6 +77,47 @@ def test_smoking_words_become_the_same_levels_everywhere(texts: tuple[str, ...],
     assert smoking.level(texts[1]) is not None
 
 
+@pytest.mark.parametrize("end", ["", ".0"])
+def test_few_whole_numbers_are_codes_and_not_quantities(end: str):
+    rows = [
+        {
+            "id": f"p{i}",
+            "Age": str(50 + i),
+            "Smoking": f"{i % 3}{end}",
+            "Center": str(101 + i % 11),
+            "GOLD": f"{9 if i == 7 else i % 5}{end}",
+            "Emphysema": f"{(0, 1, 9)[i % 3]}{end}",
+            "COPD": f"{1 + i % 2}{end}",
+            "Nodules (mm)": str(1 + i % 4),
+            "FEV1": f"{1 + i % 4 / 2}",
+            "Cigarettes per day": str(10 * (i % 4)),
+        }
+        for i in range(30)
+    ]
+    schema, notes = propose_schema(table_of(*rows))
+    codes = {n: a.levels for n, a in schema.attributes.items() if a.kind == "category"}
+    assert codes == {
+        "smoking": ("0", "1", "2"),
+        "center": tuple(str(101 + i) for i in range(11)),
+        "gold": ("0", "1", "2", "3", "4"),
+        "copd": ("1", "2"),
+    }
+    assert all("Codes, taken as levels" in notes[schema.attributes[n].column] for n in codes)
+    assert schema.attributes["emphysema"].kind == "flag"
+    assert f"Taken as missing: 9{end}." in notes["Emphysema"]
+    cleaned = clean(table_of(*rows), schema).rows
+    assert cleaned["smoking"].tolist()[:3] == ["0", "1", "2"]
+    assert cleaned["emphysema"].tolist()[:3] == ["no", "yes", None]
+    assert cleaned["gold"].tolist()[6:8] == ["1", None]
+
+
+def test_many_sites_written_as_numbers_are_not_adjusted_for_as_a_quantity():
+    rows = [{"id": f"p{i}", "Site": str(i % 25), "mark": "ab"[i % 2]} for i in range(50)]
+    schema, notes = propose_schema(table_of(*rows))
+    assert schema.attributes["site"].role == "ignore"
+    assert "25 different codes" in notes["Site"]
+
+
 def test_what_smoking_entails_follows_it_whatever_it_is_called():
     rows = [
         {
