@@ -22,7 +22,7 @@ from dgmvlc_cli.text.columns import (
 from dgmvlc_cli.text.known import BIRTH, FLAG, KNOWN, SENTENCE_ORDER, Known, is_flag, known_levels
 from dgmvlc_cli.text.roles import find_scan_date, is_days, is_outcome, role_of
 from dgmvlc_cli.text.schema import Attribute, Role, Schema, fold
-from dgmvlc_cli.text.tobacco import follow_smoking
+from dgmvlc_cli.text.tobacco import follow_smoking, without_repeats
 
 # Attributes in a proposed sentence.  Pack-years of the NSCLC-Radiogenomics table are read from
 # the projected embedding with an R2 of 0.91 where the sentence has 7 attributes, 0.57 to 0.67
@@ -56,7 +56,9 @@ def propose_schema(table: pd.DataFrame) -> tuple[Schema, dict[str, str]]:
             name, attribute, note = _propose(column, attributes, scan)
             attributes[name] = attribute
             notes[column.header] = note
-    linked = follow_smoking(_known_first(attributes), {c.header: c for c in columns})
+    by_header = {column.header: column for column in columns}
+    once = without_repeats(_known_first(attributes), by_header, notes)
+    linked = follow_smoking(once, by_header)
     ordered = _said_apart(linked, notes)
     ordered = _shortened(ordered, notes)
     schema = Schema(

@@ -13,6 +13,56 @@ from dgmvlc_cli.text.schema import Attribute, Follows
 # Shares of the rows of a level: without a value, to count as a level that has none, and with one,
 # to count as a level that has some.
 EMPTY, FILLED = 0.95, 0.5
+# Lambda from which one column tells another, and the rows it takes to say so.
+TELLS, MIN_ROWS = 0.95, 10
+
+
+def without_repeats(
+    attributes: dict[str, Attribute], columns: dict[str, Column], notes: dict[str, str]
+) -> dict[str, Attribute]:
+    """Ignore what says the smoking status again: an edit would leave it as it was, in both arms.
+
+    Of the columns of tobacco whatever tells the status or is told by it; of the others, codes and
+    texts that nobody recognised, what does both.
+    """
+    if "smoking" not in attributes:
+        return attributes
+    kept = dict(attributes)
+    for name, attribute in attributes.items():
+        if name == "smoking" or not attribute.in_sentence or not attribute.levels:
+            continue
+        if is_tobacco(columns[attribute.column]):
+            repeats = any
+        elif attribute.role == "condition" and name not in KNOWN:
+            repeats = all
+        else:
+            continue
+        pairs = _values(attributes["smoking"], columns), _values(attribute, columns)
+        if repeats(_lambda(*order) >= TELLS for order in (pairs, pairs[::-1])):
+            kept[name] = attribute.model_copy(update={"role": "ignore"})
+            notes[attribute.column] += (
+                " Ignored: it repeats smoking, and an edit would not reach it."
+            )
+    return kept
+
+
+def _values(attribute: Attribute, columns: dict[str, Column]) -> pd.Series:
+    column = columns[attribute.column]
+    levels = column.texts.map(attribute.level)
+    return levels.where(~column.absent & ~column.texts.isin(attribute.missing))
+
+
+def _lambda(told: pd.Series, teller: pd.Series) -> float:
+    """Share of the errors in guessing one column that the other spares; 0 where rows are few.
+
+    Source: Goodman & Kruskal 1954, doi:10.1080/01621459.1954.10501231
+    """
+    counts = pd.crosstab(teller, told)
+    n = int(counts.to_numpy().sum())
+    if n < MIN_ROWS or min(counts.shape) < 2:
+        return 0.0
+    blind = counts.sum().max()
+    return float((counts.max(axis=1).sum() - blind) / (n - blind))
 
 
 def follow_smoking(

@@ -86,7 +86,7 @@ def test_few_whole_numbers_are_codes_and_not_quantities(end: str):
             "Smoking": f"{i % 3}{end}",
             "Center": str(101 + i % 11),
             "GOLD": f"{9 if i == 7 else i % 5}{end}",
-            "Emphysema": f"{(0, 1, 9)[i % 3]}{end}",
+            "Emphysema": f"{(0, 1, 9)[i % 9 // 3]}{end}",
             "COPD": f"{1 + i % 2}{end}",
             "Nodules (mm)": str(1 + i % 4),
             "FEV1": f"{1 + i % 4 / 2}",
@@ -107,7 +107,7 @@ def test_few_whole_numbers_are_codes_and_not_quantities(end: str):
     assert f"Taken as missing: 9{end}." in notes["Emphysema"]
     cleaned = clean(table_of(*rows), schema).rows
     assert cleaned["smoking"].tolist()[:3] == ["0", "1", "2"]
-    assert cleaned["emphysema"].tolist()[:3] == ["no", "yes", None]
+    assert cleaned["emphysema"].tolist()[2:9:3] == ["no", "yes", None]
     assert cleaned["gold"].tolist()[6:8] == ["1", None]
 
 
@@ -138,6 +138,28 @@ def test_what_smoking_entails_follows_it_whatever_it_is_called():
         "age_started_smoking": ("never smoker",),
         "years_since_quitting": ("never smoker", "current smoker"),
     }
+
+
+def test_what_repeats_the_smoking_status_is_ignored_with_the_reason():
+    rows = [
+        {
+            "id": f"p{i}",
+            "Smoking status": (status := ("never", "former", "current")[i % 3]),
+            "smoke_code": str(("never", "former", "current").index(status)),
+            "Ever smoked": "no" if status == "never" else "yes",
+            "Smoking detail": status + (" long ago" if status == "former" and i % 2 else ""),
+            "arm": "ABC"[i % 3] if i != 5 else "A",
+            "Maternal smoking": ("yes", "no")[i % 2],
+            "COPD": str(int(i % 7 < 3)),
+            "rare": str(int(i == 4)),
+            "Site": "XYZ"[i % 3],
+        }
+        for i in range(60)
+    ]
+    schema, notes = propose_schema(table_of(*rows))
+    assert schema.names() == ["smoking", "maternal_smoking", "copd", "rare", "site"]
+    repeats = {header for header, note in notes.items() if "it repeats smoking" in note}
+    assert repeats == {"smoke_code", "Ever smoked", "Smoking detail", "arm"}
 
 
 def test_columns_that_say_nothing_are_ignored_with_the_reason():
