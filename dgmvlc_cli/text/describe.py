@@ -40,12 +40,17 @@ def assemble(
     if schema.wording == "paper":
         return _paper_sentence(row, said)
     clauses = [clause(row[name], a) for name, a in said.items() if name not in opened]
-    return " ".join([opening({name: row[name] for name in opened}), *clauses])
+    return " ".join([opening({name: row[name] for name in opened}, said), *clauses])
 
 
 def opening_attributes(said: Mapping[str, Attribute]) -> tuple[str, ...]:
-    """Which of the attributes the opening clause says."""
-    return tuple(name for name in OPENING if name in said and said[name].template is None)
+    """Which of the attributes the opening clause says: of ages only those in years."""
+    return tuple(name for name in OPENING if name in said and _opens(name, said[name]))
+
+
+def _opens(name: str, attribute: Attribute) -> bool:
+    in_years = attribute.is_numeric and attribute.unit in ("", "years")
+    return attribute.template is None and (name != "age" or in_years)
 
 
 def present(row: Mapping[str, Any], schema: Schema) -> dict[str, Attribute]:
@@ -115,14 +120,17 @@ def number_text(number: float, decimals: int | None = None) -> str:
     return f"{number:.{max(0, 2 - math.floor(math.log10(abs(number))))}f}".rstrip("0").rstrip(".")
 
 
-def opening(row: Mapping[str, Any]) -> str:
-    """The first clause, `Chest CT of a 63-year-old woman.`; row: age and sex, if they are said."""
+def opening(row: Mapping[str, Any], said: Mapping[str, Attribute]) -> str:
+    """The first clause, `Chest CT of a 63-year-old woman.`
+
+    row: age and sex, if they are said.  said: their attributes.
+    """
     sex = str(row["sex"]) if "sex" in row else ""
     noun = NOUNS.get(sex, f"{sex} patient".strip())
     if "age" not in row:
         return f"Chest CT of a {noun}."
-    years = f"{float(row['age']):.0f}"
-    article = "an" if years.startswith("8") or years in {"11", "18"} else "a"
+    years = number_text(float(row["age"]), said["age"].decimals or 0)
+    article = "an" if years.startswith("8") or years.split(".")[0] in {"11", "18"} else "a"
     return f"Chest CT of {article} {years}-year-old {noun}."
 
 

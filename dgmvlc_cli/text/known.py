@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -24,11 +25,19 @@ SMOKING = {
     "former smoker": ("former", "former smoker", "ex", "ex smoker", "exsmoker", "past",
                       "past smoker", "previous", "previous smoker", "quit", "formerly smoked"),
     "current smoker": ("current", "current smoker", "currently smokes", "active",
-                       "active smoker", "smoker"),
+                       "active smoker", "smoker", "smokes"),
 }  # fmt: skip
 SEX = {"female": ("f", "female", "woman"), "male": ("m", "male", "man")}
 FLAG = {"no": ("no", "n", "false", "0", "unchecked"), "yes": ("yes", "y", "true", "1", "checked")}
 
+# Words of other persons, of whom a column speaks then.
+OTHERS = (
+    r"\b(maternal|paternal|mothers?|fathers?|parents?|parental|famil\w*|siblings?|brothers?|"
+    r"sisters?|spouses?|partners?|husband|wife|household|passive|second ?hand|donors?|"
+    r"mutter|vater)\b"
+)
+# Share of texts that a vocabulary knows from which it is that column's, with typing errors.
+HALF_FITS = 0.5
 TOBACCO_WORDS = (
     r"smok|tobac|tabac|tabag|rauch|nicotin|nikotin|"
     r"\b(cig|quit|cessation|pack ?y|packung|fumeu|fumad|fumat|fumar\b|fumo\b)"
@@ -58,7 +67,7 @@ class Known:
     coded: bool = False
 
     def fits(self, column: Column) -> bool:
-        if not re.search(self.header, column.words):
+        if not re.search(self.header, column.words) or re.search(OTHERS, column.words):
             return False
         if self.kind == "date" or column.is_date:
             return self.kind == "date" and column.is_date
@@ -68,15 +77,34 @@ class Known:
             return column.share_between(*self.plausible) >= FITS
         if self.vocabulary:
             coded = self.coded and is_coded(column) and not is_flag(column)
-            return coded or vocabulary_share(column, self.vocabulary) >= FITS
+            return coded or self.knows(column) or self._knows_half(column)
         return not column.is_numeric and 1 < len(column.distinct) <= MAX_LEVELS
+
+    def knows(self, column: Column) -> bool:
+        """Whether the vocabulary, where there is one, knows most texts of the column."""
+        return not self.vocabulary or vocabulary_share(column, self.vocabulary) >= FITS
+
+    def _knows_half(self, column: Column) -> bool:
+        """Whether the rest may be typing errors: no other text is commoner than a known level."""
+        meant = {text: look_up(text, self.vocabulary) for text in column.distinct}
+        levels = Counter[str]()
+        for text, level in meant.items():
+            if level:
+                levels[level] += column.distinct[text]
+        strange = max(
+            (column.distinct[text] for text, level in meant.items() if not level), default=0
+        )
+        half = vocabulary_share(column, self.vocabulary) >= HALF_FITS
+        return half and len(levels) > 1 and strange <= min(levels.values())
 
 
 # Tried in this order, which is also that of the sentence but for pack-years and quit year: their
 # headers mention smoking too.  absent_for names levels of the smoking status.
 KNOWN: dict[str, Known] = {
     "age": Known(
-        header=r"^(?!.*\b(smok\w*|quit\w*|start\w*|onset|death)\b).*\bage\b",
+        header=r"^(?!.*\b(smok\w*|quit\w*|start\w*|stop\w*|onset|death|menarche|menopaus\w*|"
+        r"pregnan\w*|birth|gestational|bone|lung|brain|vascular|groups?|class\w*|cat|categor\w*|"
+        r"codes?|bins?|bands?|range|index|adjusted|score|months?|weeks?|days?)\b).*\bage\b",
         label="age",
         role="covariate",
         unit="years",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection
 
 import pandas as pd
 
@@ -51,11 +51,14 @@ def propose_schema(table: pd.DataFrame) -> tuple[Schema, dict[str, str]]:
     scan = find_scan_date(columns)
     notes = {id_column.header: _id_note(id_column, columns)}
     attributes: dict[str, Attribute] = {}
-    for column in columns:
-        if column is not id_column:
-            name, attribute, note = _propose(column, attributes, scan)
-            attributes[name] = attribute
-            notes[column.header] = note
+    others = [column for column in columns if column is not id_column]
+    known = recognise([column for column in others if not is_outcome(column)], scan)
+    taken = {name for name, _ in known.values()}
+    for column in others:
+        free_of = {*taken, *attributes}
+        name, attribute, note = _propose(column, known.get(column.header), free_of, scan)
+        attributes[name] = attribute
+        notes[column.header] = note
     by_header = {column.header: column for column in columns}
     once = without_repeats(_known_first(attributes), by_header, notes)
     linked = follow_smoking(once, by_header)
@@ -119,21 +122,57 @@ def find_id(columns: list[Column]) -> Column:
     return candidates[0]
 
 
+def recognise(columns: list[Column], scan: Column | None) -> dict[str, tuple[str, Known]]:
+    """Header -> name and what is known of it, for the best column of every known name.
+
+    Of several the one of which more texts are known, then the one with the shortest header: `Age`
+    before `Age at diagnosis`.
+    """
+    found: dict[str, tuple[str, Known]] = {}
+    names: set[str] = set()
+    for name, known in (*KNOWN.items(), ("age", BIRTH)):
+        if name in names or (known.kind == "date" and scan is None):
+            continue  # without the date of the scan a date says nothing
+        fitting = [c for c in columns if c.header not in found and known.fits(c)]
+        ranked = [(not known.knows(c), len(c.words.split()), i) for i, c in enumerate(fitting)]
+        if ranked:
+            found[fitting[min(ranked)[-1]].header] = name, known
+            names.add(name)
+    return found
+
+
 def _propose(
-    column: Column, taken: Mapping[str, Attribute], scan: Column | None
+    column: Column,
+    recognised: tuple[str, Known] | None,
+    taken: Collection[str],
+    scan: Column | None,
 ) -> tuple[str, Attribute, str]:
     """Name, attribute and comment of one column."""
     seen = seen_in(column)
-    for name, known in (*KNOWN.items(), ("age", BIRTH)):
-        if name not in taken and not is_outcome(column) and known.fits(column):
-            if known.kind == "date" and scan is None:
-                continue  # without the date of the scan it says nothing
-            attribute = _known_attribute(column, known)
-            return name, attribute, f"{seen} Recognised as {name}." + _code_note(column, attribute)
+    if recognised:
+        name, known = recognised
+        attribute = _known_attribute(column, known)
+        note = f"{seen} Recognised as {name}." + _unknown_note(column, attribute)
+        return name, attribute, note + _code_note(column, attribute)
     role, reason = role_of(column, scan)
     attribute = _generic_attribute(column, role)
     note = " ".join(f"{seen} {reason}".split()) + _code_note(column, attribute)
     return _free_name(column.words, taken), attribute, note
+
+
+def _unknown_note(column: Column, attribute: Attribute) -> str:
+    """Texts of a column that are none of the levels."""
+    if not attribute.levels:
+        return ""
+    strange = [
+        f"{text} {n}"
+        for text, n in column.distinct.items()
+        if attribute.level(text) is None and text not in attribute.missing
+    ]
+    if not strange:
+        return ""
+    listed = ", ".join(strange[:MAX_LEVELS]) + (", ..." if len(strange) > MAX_LEVELS else "")
+    return f" Left out until synonyms say which level they are: {listed}."
 
 
 def _code_note(column: Column, attribute: Attribute) -> str:
@@ -226,7 +265,7 @@ def _in_prose(header: str) -> str:
     return " ".join(w.lower() if shouted or w[1:].islower() else w for w in words)
 
 
-def _free_name(words: str, taken: Mapping[str, Attribute]) -> str:
+def _free_name(words: str, taken: Collection[str]) -> str:
     stem = re.sub(r"[^a-z0-9]+", "_", words).strip("_") or "column"
     reserved = {*taken, "subject", "sentence"}
     names = (stem if i == 1 else f"{stem}_{i}" for i in range(1, len(taken) + 4))

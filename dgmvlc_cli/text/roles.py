@@ -36,6 +36,8 @@ SCAN_DATE_WORDS = re.compile(
 )
 # Dates of what a patient brings to the scan; others (an entry, another image) say little.
 HISTORY_WORDS = re.compile(r"\b(diag\w*|onset|symptom\w*|expos\w*|transplant\w*|start\w*)\b")
+# An age that is no number of years.
+AGE_WORDS = re.compile(r"^age( groups?| class| cat\w*| codes?| bands?| bins?| range| months)?$")
 TARGET_NAMES = frozenset({"label", "target", "class", "event", "outcome", "y"})
 
 
@@ -71,6 +73,8 @@ def role_of(column: Column, scan: Column | None) -> tuple[Role, str]:
         if column.is_numeric and not is_coded(column) and (column.numbers.dropna() % 1 == 0).all():
             return "ignore", f"Ignored: {len(column.distinct)} different codes."
         return "covariate", "Covariate: sites and scanners differ in HU."
+    if AGE_WORDS.search(column.words):
+        return "covariate", "Covariate: age."
     if re.search(r"\b(sex|gender)\b", column.words):
         return "ignore", 'Ignored: codes; say with levels and synonyms which is "female", "male".'
     return "condition", ""

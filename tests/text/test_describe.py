@@ -54,6 +54,20 @@ def test_a_row_reads_as_english_and_leaves_out_what_is_missing(row: dict, said: 
     assert sentence(absent | row, SCHEMA) == sentence(row, SCHEMA) == said
 
 
+@pytest.mark.parametrize(
+    ("update", "said"),
+    [
+        ({"decimals": 1}, "Chest CT of a 17.5-year-old patient."),
+        ({"decimals": None, "unit": ""}, "Chest CT of an 18-year-old patient."),
+        ({"unit": "months"}, "Chest CT of a patient. Age: 18 months."),
+    ],
+)
+def test_only_an_age_in_years_is_said_in_years_with_its_decimals(update: dict, said: str):
+    age = SCHEMA.attributes["age"].model_copy(update=update)
+    schema = SCHEMA.model_copy(update={"attributes": {**SCHEMA.attributes, "age": age}})
+    assert sentence({"age": 17.5}, schema) == said
+
+
 def test_numbers_keep_three_significant_digits():
     written = [number_text(x) for x in (0.012345, 1.0, 27.345, 200.655, 12345.6, 0.0, -3.5)]
     assert written == ["0.0123", "1", "27.3", "201", "12346", "0", "-3.5"]

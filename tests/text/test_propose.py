@@ -118,6 +118,58 @@ def test_many_sites_written_as_numbers_are_not_adjusted_for_as_a_quantity():
     assert "25 different codes" in notes["Site"]
 
 
+@pytest.mark.parametrize(
+    ("headers", "best"),
+    [
+        (("Age at menarche", "Age at diagnosis", "Age"), "Age"),
+        (("Age group", "Age (months)", "Age at diagnosis"), "Age at diagnosis"),
+        (("Age started smoking", "Gestational age"), None),
+    ],
+)
+def test_the_best_of_several_ages_is_the_age(headers: tuple[str, ...], best: str | None):
+    rows = [{"id": f"p{i}", **{h: str(i + j) for j, h in enumerate(headers)}} for i in range(20)]
+    attributes = propose_schema(table_of(*rows))[0].attributes
+    assert (attributes["age"].column if "age" in attributes else None) == best
+
+
+def test_the_smoking_status_is_the_patients_own():
+    rows = [
+        {
+            "id": f"p{i}",
+            "Maternal smoking status": ("never", "current")[i % 2],
+            "Smoking status at enrolment": ("never", "former", "current")[i % 3],
+            "Smoking status": ("former", "never", "current")[i // 3 % 3],
+        }
+        for i in range(20)
+    ]
+    assert propose_schema(table_of(*rows))[0].attributes["smoking"].column == "Smoking status"
+
+
+def test_an_age_in_groups_is_said_as_it_is_and_adjusted_for():
+    rows = [{"id": f"p{i}", "Age": ("50-59", ">79")[i % 2], "sex": "fm"[i % 2]} for i in range(9)]
+    schema, _ = propose_schema(table_of(*rows))
+    cleaned = clean(table_of(*rows), schema)
+    assert schema.attributes["age"].role == "covariate"
+    assert sentence(cleaned.rows.loc["p0"].to_dict(), schema) == "Chest CT of a woman. Age: 50-59."
+
+
+def test_typing_errors_do_not_switch_recognition_off_and_are_listed():
+    texts = ("Never", "NEVER", "curent", "Current", "Former", "ex-smoker", "formr", "Current")
+    rows = [{"id": f"p{i}", "Smoking": texts[i % 8]} for i in range(24)]
+    schema, notes = propose_schema(table_of(*rows))
+    assert len(schema.attributes["smoking"].levels) == 3
+    assert "synonyms say which level they are: curent 3, formr 3." in notes["Smoking"]
+
+
+def test_a_common_word_that_is_not_known_is_no_typing_error():
+    rows = [{"id": f"p{i}", "Smoking": ("no", "former", "no", "current")[i % 4]} for i in range(24)]
+    assert propose_schema(table_of(*rows))[0].attributes["smoking"].levels == (
+        "current",
+        "former",
+        "no",
+    )
+
+
 def test_what_smoking_entails_follows_it_whatever_it_is_called():
     rows = [
         {
