@@ -84,8 +84,10 @@ class Column:
 
     @cached_property
     def is_date(self) -> bool:
-        """Whether every present cell is a date; a year alone is a number."""
-        return are_dates(self.distinct) and not re.search(r"\byears?\b", self.words)
+        """Whether most present cells are dates; a year alone is a number."""
+        dates = [text for text in self.distinct if are_dates([text])]
+        most = bool(dates) and self.share_of(dates) >= FITS
+        return most and not re.search(r"\byears?\b", self.words)
 
     @cached_property
     def dates(self) -> list[date | None]:

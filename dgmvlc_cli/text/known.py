@@ -71,10 +71,9 @@ class Known:
             return False
         if self.kind == "date" or column.is_date:
             return self.kind == "date" and column.is_date
-        if self.absolute:
-            return column.is_numeric
         if self.plausible:
-            return column.share_between(*self.plausible) >= FITS
+            low, high = self.plausible
+            return column.share_between(-high if self.absolute else low, high) >= FITS
         if self.vocabulary:
             coded = self.coded and is_coded(column) and not is_flag(column)
             return coded or self.knows(column) or self._knows_half(column)
@@ -150,6 +149,7 @@ KNOWN: dict[str, Known] = {
         label="quit smoking",
         unit="days",
         decimals=0,
+        plausible=(0.0, 29200.0),
         absolute=True,
         template="Quit smoking {value} days before the scan.",
         absent_for=("never smoker", "current smoker"),

@@ -20,7 +20,7 @@ from dgmvlc_cli.text.columns import (
     sentinels,
 )
 from dgmvlc_cli.text.known import BIRTH, FLAG, KNOWN, SENTENCE_ORDER, Known, is_flag, known_levels
-from dgmvlc_cli.text.roles import find_scan_date, is_days, is_outcome, role_of
+from dgmvlc_cli.text.roles import find_scan_date, identifies, is_days, is_outcome, role_of
 from dgmvlc_cli.text.schema import Attribute, Role, Schema, fold
 from dgmvlc_cli.text.tobacco import follow_smoking, without_repeats
 
@@ -29,6 +29,7 @@ from dgmvlc_cli.text.tobacco import follow_smoking, without_repeats
 # where it has 12 and 0.19 with 25 (`dgmvlc describe --probe`, MiniLM, four placebos).
 MAX_SAID = 12
 
+DAYS_TEMPLATE = "{label}: {value} {unit} before the scan."
 REPEAT_WORDS = re.compile(r"\b(weeks?|days?|months?)\b")
 ID_NAMES = (
     "subject", "subject id", "participant id", "participant", "patient id", "patient",
@@ -154,6 +155,8 @@ def _propose(
         attribute = _known_attribute(column, known)
         note = f"{seen} Recognised as {name}." + _unknown_note(column, attribute)
         return name, attribute, note + _code_note(column, attribute)
+    if identifies(column):
+        seen = f"{len(column.present)} values, {column.present.nunique()} different."
     role, reason = role_of(column, scan)
     attribute = _generic_attribute(column, role)
     note = " ".join(f"{seen} {reason}".split()) + _code_note(column, attribute)
@@ -210,23 +213,23 @@ def _known_attribute(column: Column, known: Known) -> Attribute:
 
 def _missing(column: Column, known: Known) -> tuple[str, ...]:
     if known.kind == "number":
-        return sentinels(column, known.plausible)
+        return sentinels(column, None if known.absolute else known.plausible)
     return codes_apart(column) if known.coded and is_coded(column) else ()
 
 
 def _generic_attribute(column: Column, role: Role) -> Attribute:
     label, unit = _label_and_unit(column.header)
     fields: dict[str, object] = {"column": column.header, "role": role, "label": label}
-    if column.is_date:
+    if identifies(column):
+        fields["kind"] = "id"
+    elif column.is_date:
         fields |= {"kind": "date", "label": _without_date(label)}
     elif is_flag(column):
         fields |= {"kind": "flag", "levels": tuple(FLAG), "synonyms": column_synonyms(column, FLAG)}
         fields["missing"] = codes_apart(column)
     elif is_days(column):
-        label = _without_date(label)
-        template = f"{label}: {{value}} {{unit}} before the scan."
-        fields |= {"label": label, "kind": "number", "unit": "days", "absolute": True}
-        fields["template"] = template
+        fields |= {"label": _without_date(label), "kind": "number", "unit": "days"}
+        fields |= {"absolute": True, "template": DAYS_TEMPLATE}
     elif is_coded(column):
         levels, synonyms = code_levels(column)
         fields |= {"kind": "category", "levels": levels, "synonyms": synonyms}
@@ -298,9 +301,7 @@ def _said_apart(attributes: dict[str, Attribute], notes: dict[str, str]) -> dict
 
 
 def _numbered(attribute: Attribute, count: int) -> Attribute:
-    """The attribute with a number at its label, also where its template spells that out."""
+    """The attribute with a number at its label, without a template that does not say the label."""
     label = attribute.label or attribute.column
-    template = attribute.template
-    if template is not None:
-        template = template.replace(label, f"{label} {count}") if label in template else None
+    template = attribute.template if "{label}" in (attribute.template or "") else None
     return attribute.model_copy(update={"label": f"{label} {count}", "template": template})

@@ -9,6 +9,8 @@ from dgmvlc_cli.text.columns import FITS, MAX_LEVELS, Column, plain
 from dgmvlc_cli.text.schema import Role, fold
 
 MAX_MISSING = 0.6
+# Rows from which "all different" and "one more each" are no chance.
+MANY = 8
 
 # Stems in English, German, French, Spanish and Italian.  Dead space, vital capacity and response
 # to a bronchodilator are measures of the lung; progressive is a kind of disease.
@@ -30,20 +32,36 @@ OUTCOME_VALUES = frozenset(
 TREATMENT_WORDS = re.compile(
     r"\b(treatment|chemotherapy|radiation|radiotherapy|adjuvant|therapy|surgery|surgical)\b"
 )
-SCAN_DATE_WORDS = re.compile(
-    r"\b(ct|scan|scanning|imaging|image|study|acquisition|exam|examination)\b.*\bdate\b|"
-    r"\bdate\b.*\b(ct|scan|imaging|acquisition)\b"
+# Whom a row is of; the id column itself is found before.
+PERSON_WORDS = re.compile(
+    r"\b(mrn|ssn|uid|ids?|(patient|first|last|full|given|family|sur|birth) ?names?|initials|"
+    r"nachname|vorname|e ?mail|tele(ph|f)on\w*|phone|mobile|fax|address|street|zip|plz|"
+    r"post\w* ?code|(patient|record|accession|insurance|case|study) (no|nr|number))\b|^name$"
+)
+# The likeliest first.
+SCAN_DATE_WORDS = (
+    r"\b(ct|hrct|scan)\b.*\bdate\b|\bdate\b.*\b(ct|hrct|scan)\b",
+    r"\b(scanning|imaging|image|acquisition)\b.*\bdate\b|\bdate\b.*\b(imaging|acquisition)\b",
+    r"\b(study|exam|examination)\b.*\bdate\b",
+)
+OTHER_DATE_WORDS = re.compile(
+    r"\b(entry|enrol\w*|inclusion|consent|start|end|report|pet|mri?|x ?ray|ultrasound|next|prior|"
+    r"previous|surgery|biopsy)\b"
 )
 # Dates of what a patient brings to the scan; others (an entry, another image) say little.
 HISTORY_WORDS = re.compile(r"\b(diag\w*|onset|symptom\w*|expos\w*|transplant\w*|start\w*)\b")
 # An age that is no number of years.
 AGE_WORDS = re.compile(r"^age( groups?| class| cat\w*| codes?| bands?| bins?| range| months)?$")
+# 1941 to 2064, in days since 1900.
+SERIAL_DATES = (15000, 60000)
 TARGET_NAMES = frozenset({"label", "target", "class", "event", "outcome", "y"})
 
 
 def find_scan_date(columns: list[Column]) -> Column | None:
     """The column with the date of the scan, by its header and its cells."""
-    named = (c for c in columns if SCAN_DATE_WORDS.search(c.words) and c.is_date)
+    dates = [c for c in columns if "date" in c.words and c.is_date and not is_outcome(c)]
+    others = [c for c in dates if not OTHER_DATE_WORDS.search(c.words)]
+    named = (c for words in SCAN_DATE_WORDS for c in others if re.search(words, c.words))
     return next(named, None)
 
 
@@ -59,6 +77,14 @@ def role_of(column: Column, scan: Column | None) -> tuple[Role, str]:
         return "ignore", "Ignored: no values."
     if len({fold(text) for text in column.distinct if text not in codes_apart(column)}) == 1:
         return "ignore", "Ignored: one value only."
+    if is_days(column) and column.share_between(*SERIAL_DATES) >= FITS:
+        return "ignore", (
+            "Ignored: looks like a spreadsheet's serial dates; format the column as a date."
+        )
+    if re.search(r"\bdate\b", column.words) and not column.is_date and not column.is_numeric:
+        return "ignore", "Ignored: not read as dates; write them as 2019-01-31."
+    if reason := identifies(column):
+        return "ignore", f"Ignored: {reason}."
     if column.missing_share > MAX_MISSING:
         return "ignore", f"Ignored: {column.missing_share:.0%} missing."
     if TREATMENT_WORDS.search(column.words):
@@ -87,6 +113,21 @@ def is_outcome(column: Column) -> bool:
     first = {text: re.search(r"[a-z]+", plain(text)) for text in column.distinct}
     fates = {text for text, word in first.items() if word and word[0] in OUTCOME_VALUES}
     return bool(fates) and column.share_of(fates) >= FITS
+
+
+def identifies(column: Column) -> str:
+    """Why the column says only which row or person it is of; empty if it says more."""
+    if re.search(SITE_WORDS, column.words) or column.is_date:
+        return ""
+    if PERSON_WORDS.search(column.words):
+        return "it names a person or a record"
+    if len(column.present) < MANY:
+        return ""
+    steps = column.numbers.reset_index(drop=True)
+    if (steps == steps.index).all() or (steps == steps.index + 1).all():
+        return "it counts the rows"
+    unlike = column.present.is_unique and not column.is_numeric
+    return "every text is different" if unlike else ""
 
 
 def is_days(column: Column) -> bool:

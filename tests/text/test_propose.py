@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 
 import pandas as pd
@@ -168,6 +169,73 @@ def test_a_common_word_that_is_not_known_is_no_typing_error():
         "former",
         "no",
     )
+
+
+def test_who_a_row_is_of_is_not_said_nor_copied():
+    rows = [
+        {
+            "column 1": str(i),
+            "Patient ID": f"P{i}",
+            "MRN": str(4711000 + 37 * i),
+            "Patient name": f"Doe {i // 2}",
+            "Zip code": str(10115 + i % 3),
+            "remark": f"note {i}",
+            "Hospital ID": "AB"[i % 2],
+            "score": str(20 + i),
+        }
+        for i in range(12)
+    ]
+    schema, notes = propose_schema(table_of(*rows))
+    assert schema.id_column == "Patient ID"
+    assert schema.names() == ["hospital_id", "score"]
+    assert "counts the rows" in notes["column 1"]
+    assert "every text is different" in notes["remark"]
+    assert not re.search("Doe|10115", schema_toml(schema, notes))
+
+
+def test_serial_dates_of_a_spreadsheet_are_not_days():
+    rows = [
+        {
+            "id": f"p{i}",
+            "Smoking": ("never", "former", "current")[i % 3],
+            "Smoking quit date": str(33400 + 100 * i) if i % 3 == 1 else "",
+            "CT date": str(43500 + i),
+            "Biopsy date": f"spring {i}",
+        }
+        for i in range(24)
+    ]
+    schema, notes = propose_schema(table_of(*rows))
+    assert schema.names() == ["smoking"]
+    assert "serial dates" in notes["Smoking quit date"]
+    assert "serial dates" in notes["CT date"]
+    assert "not read as dates" in notes["Biopsy date"]
+
+
+def test_the_date_of_the_scan_is_that_of_the_ct_even_where_a_few_are_not_read():
+    rows = [
+        {
+            "id": f"p{i}",
+            "Study entry date": f"2011-01-{i + 1:02d}",
+            "PET image date": f"2012-01-{i + 1:02d}",
+            "Study date": f"2013-01-{i + 1:02d}",
+            "Follow-up CT date": f"2022-01-{i + 1:02d}",
+            "CT Date": f"2014-01-{i + 1:02d}" if i else "31/02/2014",
+            "Date of birth": f"1950-01-{i + 1:02d}",
+        }
+        for i in range(20)
+    ]
+    schema, _ = propose_schema(table_of(*rows))
+    assert schema.scan_date == "CT Date"
+    assert schema.names() == ["age", "follow_up_ct_date"]
+    assert clean(table_of(*rows), schema).rows["age"].round(0).tolist()[1:] == [64.0] * 19
+
+
+def test_a_header_with_braces_is_said_as_it_is():
+    days = [f"-{i}" for i in range(9)]
+    table = pd.DataFrame({"id": list("abcdefghi"), "Biopsy date {days}": days})
+    schema, _ = propose_schema(table)
+    said = sentence(clean(table, schema).rows.loc["c"].to_dict(), schema)
+    assert said == "Chest CT of a patient. Biopsy {days}: 2 days before the scan."
 
 
 def test_what_smoking_entails_follows_it_whatever_it_is_called():
@@ -366,10 +434,10 @@ def test_days_that_would_be_said_alike_stay_days_before_the_scan():
     days = ["-30", "-400", "-12", "-90"]
     table = pd.DataFrame({"id": list("abcd"), "CTD diag date": days, "Date CTD diag": days[::-1]})
     schema, _ = propose_schema(table)
-    said = [schema.attributes[name].template for name in schema.names("condition")]
+    said = [schema.attributes[name].clause("natural") for name in schema.names("condition")]
     assert said == [
-        "CTD diag: {value} {unit} before the scan.",
-        "CTD diag 2: {value} {unit} before the scan.",
+        "ctd diag: ... days before the scan.",
+        "ctd diag 2: ... days before the scan.",
     ]
 
 
