@@ -111,6 +111,14 @@ def test_a_misspelt_key_is_a_usage_error(workspace):
     assert "margin_mm" in fails(2, "preprocess", "-w", str(workspace))
 
 
+def test_init_says_which_column_is_the_date_of_the_scan(workspace):
+    table = workspace / "c" / "clinical.csv"
+    said = dgmvlc(
+        "init", str(workspace / "c" / "scans"), str(table), "--force", "-w", str(workspace)
+    )
+    assert "date of the scan: scan_date" in said.stdout
+
+
 def test_init_does_not_overwrite_settings(workspace):
     w = ("-w", str(workspace))
     before = (workspace / "dgmvlc.toml").read_text()

@@ -90,6 +90,7 @@ def _schema(table: Path, subjects: list[str]) -> tuple[Schema, str, list[str]]:
         f"{counted(len(content), 'row')} and {counted(len(content.columns), 'column')} in {table}",
         f"in the sentence: {', '.join(schema.names('condition', 'covariate')) or 'nothing'}",
         f"{shared} of {counted(len(subjects), 'scan')} have a row (id column: {schema.id_column})",
+        f"date of the scan: {schema.scan_date or 'no column'}",
     ]
     if not shared:
         seen.append("WARNING: no id matches; set `id_column` under [schema], or rename the scans")
