@@ -49,8 +49,10 @@ class Column:
 
     @cached_property
     def absent(self) -> pd.Series:
-        """Whether each cell is a missing code."""
-        return self.texts.map({text: is_missing_code(text) for text in self.texts.unique()})
+        """Whether each cell is a missing code; beside a `+`, a `-` is none."""
+        texts = set(self.texts)
+        signs = {"-"} if "+" in texts else set()
+        return self.texts.map({text: is_missing_code(text) and text not in signs for text in texts})
 
     @cached_property
     def present(self) -> pd.Series:
@@ -153,7 +155,7 @@ def vocabulary_share(column: Column, vocabulary: Mapping[str, tuple[str, ...]]) 
 
 
 def look_up(text: str, vocabulary: Mapping[str, tuple[str, ...]]) -> str | None:
-    words = " ".join(re.findall(r"\w+", text.lower().strip().removesuffix(".0")))
+    words = " ".join(re.findall(r"\w+|^[+-]$", text.lower().strip().removesuffix(".0")))
     return next((level for level, texts in vocabulary.items() if words in texts), None)
 
 

@@ -21,14 +21,22 @@ from dgmvlc_cli.text.schema import Kind, Role
 
 SMOKING = {
     "never smoker": ("never", "never smoked", "never smoker", "nonsmoker", "non smoker",
-                     "lifelong nonsmoker", "lifelong non smoker"),
+                     "lifelong nonsmoker", "lifelong non smoker", "nie", "nieraucher",
+                     "nichtraucher"),
     "former smoker": ("former", "former smoker", "ex", "ex smoker", "exsmoker", "past",
-                      "past smoker", "previous", "previous smoker", "quit", "formerly smoked"),
+                      "past smoker", "previous", "previous smoker", "quit", "formerly smoked",
+                      "ehemals", "ehemalig", "exraucher", "ex raucher"),
     "current smoker": ("current", "current smoker", "currently smokes", "active",
-                       "active smoker", "smoker", "smokes"),
+                       "active smoker", "smoker", "smokes", "aktuell", "raucher"),
 }  # fmt: skip
-SEX = {"female": ("f", "female", "woman"), "male": ("m", "male", "man")}
-FLAG = {"no": ("no", "n", "false", "0", "unchecked"), "yes": ("yes", "y", "true", "1", "checked")}
+SEX = {
+    "female": ("f", "female", "woman", "w", "weiblich"),
+    "male": ("m", "male", "man", "männlich", "maennlich"),
+}
+FLAG = {
+    "no": ("no", "n", "false", "0", "unchecked", "-", "nein", "non"),
+    "yes": ("yes", "y", "true", "1", "checked", "+", "ja", "oui"),
+}
 
 # Words of other persons, of whom a column speaks then.
 OTHERS = (
@@ -103,7 +111,7 @@ KNOWN: dict[str, Known] = {
     "age": Known(
         header=r"^(?!.*\b(smok\w*|quit\w*|start\w*|stop\w*|onset|death|menarche|menopaus\w*|"
         r"pregnan\w*|birth|gestational|bone|lung|brain|vascular|groups?|class\w*|cat|categor\w*|"
-        r"codes?|bins?|bands?|range|index|adjusted|score|months?|weeks?|days?)\b).*\bage\b",
+        r"codes?|bins?|bands?|range|index|adjusted|score|months?|weeks?|days?)\b).*\b(age|alter)\b",
         label="age",
         role="covariate",
         unit="years",
@@ -111,7 +119,11 @@ KNOWN: dict[str, Known] = {
         plausible=(0.0, 120.0),
     ),
     "sex": Known(
-        header=r"\b(sex|gender)\b", label="sex", kind="category", role="covariate", vocabulary=SEX
+        header=r"\b(sex|gender|geschlecht)\b",
+        label="sex",
+        kind="category",
+        role="covariate",
+        vocabulary=SEX,
     ),
     "bmi": Known(
         header=r"\b(bmi|body mass index)\b",
@@ -122,7 +134,7 @@ KNOWN: dict[str, Known] = {
         plausible=(10.0, 80.0),
     ),
     "pack_years": Known(
-        header=r"\b(pack ?years?|pk ?yrs?|pack ?yrs?)\b",
+        header=r"\b(pack ?years?|pk ?yrs?|pack ?yrs?|packungsjahre)\b",
         label="smoking history",
         unit="pack-years",
         decimals=0,
@@ -156,7 +168,7 @@ KNOWN: dict[str, Known] = {
     ),
     "smoking": Known(
         header=r"^(?!.*\b(age|years?|per|packs?|number|index|duration|start\w*|stop\w*|quit\w*|"
-        r"cessation)\b).*\b(smok\w*|tobacco)\b",
+        r"cessation)\b).*\b(smok\w*|tobacco|raucher\w*)\b",
         label="smoking status",
         kind="category",
         vocabulary=SMOKING,

@@ -230,6 +230,35 @@ def test_the_date_of_the_scan_is_that_of_the_ct_even_where_a_few_are_not_read():
     assert clean(table_of(*rows), schema).rows["age"].round(0).tolist()[1:] == [64.0] * 19
 
 
+def test_plus_and_minus_are_yes_and_no_and_a_minus_alone_is_missing():
+    rows = [
+        {"id": f"p{i}", "Asthma": "+-"[i % 2], "Biopsy": ("-", "done", "open")[i % 3]}
+        for i in range(9)
+    ]
+    schema, _ = propose_schema(table_of(*rows))
+    cleaned = clean(table_of(*rows), schema).rows
+    assert cleaned["asthma"].tolist()[:2] == ["yes", "no"]
+    assert cleaned["biopsy"].tolist()[:3] == [None, "done", "open"]
+
+
+def test_a_german_table_is_recognised():
+    rows = [
+        {
+            "Patient": f"p{i}",
+            "Alter": str(50 + i),
+            "Geschlecht": "mw"[i % 2],
+            "Raucherstatus": (status := ("nie", "ehemals", "aktuell")[i % 3]),
+            "Packungsjahre": "0" if status == "nie" else str(i),
+            "Überlebensstatus": ("lebt", "verstorben")[i % 2],
+        }
+        for i in range(12)
+    ]
+    schema, _ = propose_schema(table_of(*rows))
+    assert schema.names() == ["age", "sex", "smoking", "pack_years", "uberlebensstatus"]
+    assert schema.attributes["smoking"].levels[0] == "never smoker"
+    assert schema.names("outcome") == ["uberlebensstatus"]
+
+
 def test_a_header_with_braces_is_said_as_it_is():
     days = [f"-{i}" for i in range(9)]
     table = pd.DataFrame({"id": list("abcdefghi"), "Biopsy date {days}": days})
