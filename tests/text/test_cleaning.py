@@ -99,12 +99,13 @@ def test_numbers_are_read_at_cleaning_as_they_were_seen_by_init():
         {"id": "a", "FEV1 (l)": "2,345", "Leukocytes": "7.500"},
         {"id": "b", "FEV1 (l)": "2,345", "Leukocytes": "12.000"},
         {"id": "b", "FEV1 (l)": "2,4", "Leukocytes": "7.500,5"},  # decides, and is not kept
+        *({"id": f"c{k}", "FEV1 (l)": "2,345", "Leukocytes": f"{k}.000"} for k in range(8, 12)),
     )
     schema, notes = propose_schema(table)
     schema = schema.model_copy(update={"several_rows": SeveralRows(keep="first")})
     rows = clean(table, schema).rows
-    assert rows["fev1_l"].tolist() == [2.345, 2.345]
-    assert rows["leukocytes"].tolist() == [7500, 12000]
+    assert rows["fev1_l"].tolist() == [2.345] * 6
+    assert rows["leukocytes"].tolist() == [7500, 12000, 8000, 9000, 10000, 11000]
     assert "7500 to 12000" in notes["Leukocytes"]
 
 
