@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime
+from functools import lru_cache
 
 from dgmvlc_cli.text.schema import fold
 
@@ -74,8 +75,9 @@ TIME_OF_DAY = re.compile(r"[ T]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?Z?$")
 
 def is_missing_code(text: str) -> bool:
     """Whether a text means "missing" in any column: `[Not Available]`, `N/A`, `99999`, nothing."""
-    plain = fold(fold(text).strip("[]'<>"))
-    return plain in MISSING_TEXTS or parse_number(plain) in MISSING_NUMBERS
+    plain = fold(text).strip("[]'<> ")
+    # Every such number has three nines, which spares reading the others.
+    return plain in MISSING_TEXTS or ("999" in plain and parse_number(plain) in MISSING_NUMBERS)
 
 
 def parse_number(text: str, unit: str = "") -> float | None:
@@ -85,8 +87,7 @@ def parse_number(text: str, unit: str = "") -> float | None:
     `1.234,5` the points group.  Nothing groups after a leading zero: `0,345` is less than one.
     Without a unit `063Y` and `45 %` are numbers too.
     """
-    digits, written = _split(text)
-    readings = _numbers(digits)
+    readings, written = _parsed(text)
     if not readings or not _has_unit(written, unit):
         return None
     return readings.get(".", next(iter(readings.values())))
@@ -99,13 +100,12 @@ def number_reader(texts: Iterable[str], unit: str = "") -> Callable[[str], float
     one has a decimal comma (`27,3`; `0,345`; `1.234,5`) the points group, and the other way round.
     Where they contradict each other it is ambiguous, and where none decides the point is decimal.
     """
-    only = {next(iter(r)) for text in _stated(texts) if len(r := _numbers(_split(text)[0])) == 1}
+    only = {next(iter(r)) for text in _stated(texts) if len(r := _parsed(text)[0]) == 1}
     contradictory = len(only) > 1
     decimal = "," if only == {","} else "."
 
     def read(text: str) -> float | str:
-        digits, written = _split(text)
-        readings = _numbers(digits)
+        readings, written = _parsed(text)
         if not readings or not (_has_unit(written, unit) or written_unit(text)):
             return "not a number"
         if not _has_unit(written, unit):
@@ -126,7 +126,7 @@ def numbers_of(texts: Iterable[str], unit: str = "") -> dict[str, float]:
 
 def undecided_numbers(texts: Iterable[str]) -> list[str]:
     """Texts such as `2,345` whose mark may be decimal or group, where no other text decides."""
-    readings = {text: _numbers(_split(text)[0]) for text in _stated(texts)}
+    readings = {text: _parsed(text)[0] for text in _stated(texts)}
     if any(len(found) == 1 for found in readings.values()):
         return []
     return sorted(text for text, found in readings.items() if len(set(found.values())) > 1)
@@ -136,25 +136,27 @@ def _stated(texts: Iterable[str]) -> set[str]:
     return {text for text in texts if not is_missing_code(text)}
 
 
-def _split(text: str) -> tuple[str, str]:
-    """Digits and marks of a text, and the unit behind them; nothing where it is none such."""
+@lru_cache(maxsize=1 << 14)  # a column is read several times over
+def _parsed(text: str) -> tuple[dict[str, float], str]:
+    """Decimal mark -> number, for each mark with which a text is one, and the unit behind it.
+
+    `63` is a number with both marks, `twelve` with none.
+    """
     match = NUMBER.fullmatch(text.strip())
-    return (match[1], match[2]) if match else ("", "")
-
-
-def _numbers(digits: str) -> dict[str, float]:
-    """Decimal mark -> number, for each mark with which the digits are one: both, for `63`."""
+    if match is None:
+        return {}, ""
     readings = {
-        mark: float(digits.replace(group, "").replace(mark, "."))
+        mark: float(match[1].replace(group, "").replace(mark, "."))
         for mark, (group, shape) in DECIMAL_MARKS.items()
-        if shape.fullmatch(digits)
+        if shape.fullmatch(match[1])
     }
-    return {mark: number for mark, number in readings.items() if math.isfinite(number)}
+    return {mark: n for mark, n in readings.items() if math.isfinite(n)}, match[2].strip()
 
 
 def written_unit(text: str) -> str:
     """The unit that stands behind a number, of those known everywhere; else nothing."""
-    return UNIT_OF.get(_unit(_split(text)[1]), "")
+    _, written = _parsed(text)
+    return UNIT_OF.get(_unit(written), "") if written else ""
 
 
 def _unit(text: str) -> str:
@@ -165,7 +167,7 @@ def _unit(text: str) -> str:
 
 def _has_unit(written: str, unit: str) -> bool:
     """Whether what stands behind a number is its unit, or nothing."""
-    return _unit(written) in ({"", _unit(unit)} if unit else {"", "years", "%"})
+    return not written or _unit(written) in ({_unit(unit)} if unit else {"years", "%"})
 
 
 def are_dates(texts: Iterable[str]) -> bool:

@@ -75,14 +75,21 @@ class Column:
     @cached_property
     def numbers(self) -> pd.Series:
         """The present cells as numbers, NaN where they are none."""
-        return self.present.map(numbers_of(self.distinct, self.unit)).astype(float)
+        commonest = next(iter(self.units), "")
+        return self.present.map(numbers_of(self.distinct, commonest)).astype(float)
 
     @cached_property
+    def units(self) -> dict[str, int]:
+        """How often each unit stands behind a number, most often first."""
+        written = self.present.map({text: written_unit(text) for text in self.distinct})
+        counts = written[written != ""].value_counts()
+        return {str(unit): int(n) for unit, n in counts.items()}
+
+    @property
     def unit(self) -> str:
         """The unit that half of the present cells or more write; else nothing."""
-        written = self.present.map({text: written_unit(text) for text in self.distinct})
-        share = written[written != ""].value_counts() / max(len(self.present), 1)
-        return str(share.index[0]) if len(share) and share.iloc[0] >= 0.5 else ""
+        unit, n = next(iter(self.units.items()), ("", 0))
+        return unit if 2 * n >= len(self.present) else ""
 
     @cached_property
     def is_date(self) -> bool:
@@ -124,8 +131,10 @@ def seen_in(column: Column) -> str:
     if column.is_numeric and len(column.distinct) > MAX_CODES:
         n = column.numbers
         seen = f"{n.notna().sum()} numbers, {n.min():g} to {n.max():g}, median {n.median():g}"
-        if undecided := undecided_numbers(column.distinct):
-            seen += f', "{undecided[0]}" read as {parse_number(undecided[0], column.unit):.15g}'
+        undecided = column.present.isin(undecided_numbers(column.distinct)) & n.notna()
+        if undecided.any():
+            text, number = column.present[undecided].iloc[0], n[undecided].iloc[0]
+            seen += f', "{text}" read as {number:.15g}'
     elif len(column.distinct) <= MAX_LEVELS:
         seen = ", ".join(f"{text} {n}" for text, n in column.distinct.items())
     else:

@@ -12,6 +12,7 @@ from text_helpers import smoking_schema, table_of
 
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.text.cleaning import clean
+from dgmvlc_cli.text.columns import Column, seen_in
 from dgmvlc_cli.text.describe import sentence
 from dgmvlc_cli.text.propose import propose_schema
 from dgmvlc_cli.text.schema import Schema, SeveralRows
@@ -124,6 +125,8 @@ def test_a_unit_that_cells_write_is_the_columns():
     cleaned = clean(table, schema)
     assert cleaned.rows["bmi"].tolist() == [27.3, 31, 25, 30, 22]
     assert schema.attributes["mass"].unit == "kg"
+    few = Column("Weight (kg)", pd.Series(["80", "75", "1,234", "165 lbs", "80 kg"]))
+    assert few.is_numeric and few.unit == "" and '"1,234" read as 1234' in seen_in(few)
     assert cleaned.exclusions[["raw", "reason"]].values.tolist() == [
         ["165 lbs", "in lbs, expected kg"]
     ]
