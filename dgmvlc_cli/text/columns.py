@@ -128,18 +128,17 @@ def plain(text: str) -> str:
 
 def seen_in(column: Column) -> str:
     """What is in the column, in a sentence."""
+    n = column.numbers
     if column.is_numeric and len(column.distinct) > MAX_CODES:
-        n = column.numbers
         seen = f"{n.notna().sum()} numbers, {n.min():g} to {n.max():g}, median {n.median():g}"
-        undecided = column.present.isin(undecided_numbers(column.distinct)) & n.notna()
-        if undecided.any():
-            text, number = column.present[undecided].iloc[0], n[undecided].iloc[0]
-            seen += f', "{text}" read as {number:.15g}'
     elif len(column.distinct) <= MAX_LEVELS:
-        seen = ", ".join(f"{text} {n}" for text, n in column.distinct.items())
+        seen = ", ".join(f"{text} {times}" for text, times in column.distinct.items())
     else:
         seen = f"{len(column.present)} values, {len(column.distinct)} different"
-    absent = ", ".join(f"{t or 'empty'} {n}" for t, n in column.absent_texts.items())
+    undecided = column.present.isin(undecided_numbers(column.distinct)) & n.notna()
+    if column.is_numeric and undecided.any():
+        seen += f', "{column.present[undecided].iloc[0]}" read as {n[undecided].iloc[0]:.15g}'
+    absent = ", ".join(f"{t or 'empty'} {times}" for t, times in column.absent_texts.items())
     return "; ".join(filter(None, [seen, f"absent: {absent}" if absent else ""])) + "."
 
 
