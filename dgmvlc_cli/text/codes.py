@@ -25,10 +25,9 @@ APART = frozenset({-99.0, -9.0, -1.0, 9.0, 99.0, 999.0})
 
 def codes_apart(column: Column) -> tuple[str, ...]:
     """Texts of -9, 9, 99 and the like that stand apart from the other codes of the column."""
-    numbers = {text: parse_number(text) for text in column.distinct}
-    others = [n for n in numbers.values() if n is not None and n not in APART]
+    others = [n for n in column.parsed.values() if n is not None and n not in APART]
     top = max(others, default=0.0)
-    return tuple(t for t, n in numbers.items() if n in APART and not 0 <= n <= top + 2)
+    return tuple(t for t, n in column.parsed.items() if n in APART and not 0 <= n <= top + 2)
 
 
 def is_coded(column: Column) -> bool:

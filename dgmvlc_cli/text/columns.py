@@ -17,7 +17,6 @@ from dgmvlc_cli.text.cells import (
     dates_of,
     is_missing_code,
     numbers_of,
-    parse_number,
     undecided_numbers,
     written_unit,
 )
@@ -73,10 +72,15 @@ class Column:
         return {str(text): int(n) for text, n in falling.items()}
 
     @cached_property
+    def parsed(self) -> dict[str, float | None]:
+        """The number that each present text says, or None."""
+        found = numbers_of(self.distinct, next(iter(self.units), ""))
+        return {text: found.get(text) for text in self.distinct}
+
+    @cached_property
     def numbers(self) -> pd.Series:
         """The present cells as numbers, NaN where they are none."""
-        commonest = next(iter(self.units), "")
-        return self.present.map(numbers_of(self.distinct, commonest)).astype(float)
+        return pd.to_numeric(self.present.map(self.parsed)).astype(float)
 
     @cached_property
     def units(self) -> dict[str, int]:
@@ -107,7 +111,7 @@ class Column:
     def missing_share(self) -> float:
         return 1 - len(self.present) / len(self.texts)
 
-    @property
+    @cached_property
     def is_numeric(self) -> bool:
         return len(self.present) > 0 and bool(self.numbers.notna().mean() >= FITS)
 
@@ -153,8 +157,7 @@ def sentinels(column: Column, plausible: tuple[float, float] | None) -> tuple[st
     if others.empty:
         return ()
     low, high = plausible or (0.0 if others.min() >= 0 else -float("inf"), 3 * others.abs().max())
-    found = {t: parse_number(t) for t in column.distinct}
-    return tuple(t for t, n in found.items() if n in codes and not low <= n <= high)
+    return tuple(t for t, n in column.parsed.items() if n in codes and not low <= n <= high)
 
 
 def vocabulary_share(column: Column, vocabulary: Mapping[str, tuple[str, ...]]) -> float:

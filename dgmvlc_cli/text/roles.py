@@ -75,7 +75,7 @@ def role_of(column: Column, scan: Column | None) -> tuple[Role, str]:
         return "outcome", "Outcome: columns of this name hold what somebody wants to predict."
     if not column.distinct:
         return "ignore", "Ignored: no values."
-    if len({fold(text) for text in column.distinct if text not in codes_apart(column)}) == 1:
+    if len({fold(text) for text in column.distinct.keys() - set(codes_apart(column))}) == 1:
         return "ignore", "Ignored: one value only."
     if is_days(column) and column.share_between(*SERIAL_DATES) >= FITS:
         return "ignore", (
