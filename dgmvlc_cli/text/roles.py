@@ -16,12 +16,12 @@ MANY = 8
 # to a bronchodilator are measures of the lung; progressive is a kind of disease.
 OUTCOME_WORDS = re.compile(
     r"surviv|survie|supervivenc|sopravviven|ue?berleb|dead(?! ?space)|death|deceas|mortal|alive|"
-    r"verstorb|gestorb|sterbe|fallec|relaps|re[cz]idiv|recurr|progres(?!s?iv|ter)|progred|recist|"
+    r"verstorb|gestorb|sterbe|fallec|relaps|re[cz]idiv|recurr|progres(?!s?iv)|progred|recist|"
     r"follow ?up|vital ?stat|"
-    r"\b(died|dod|dece[sd]|mort|muert|defunc|rechut|recaid|ricadut|censor|nachsorge|seguimiento)|"
+    r"\b(died|dod|dece[sd]|mort(?!ar)|muert|defunc|rechut|recaid|ricadut|censor|nachsorge|seguimiento)|"
     r"\b(tod(es\w*)?|os|pfs|dfs|rfs|efs|events?|outcomes?|suivi|time to|vital|"
-    r"last (known|seen|contact|visit))\b(?! capac)|"
-    r"(?<!dilator )\brespon(se|der)s?\b"
+    r"last (known|seen|contact|visit))\b(?! (capac|sign))|"
+    r"(?<!dilator )\brespon(se|der)s?\b(?! to bronch)"
 )
 # What the cells of such a column say first, as in `1:DECEASED`.
 OUTCOME_VALUES = frozenset(

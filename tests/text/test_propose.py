@@ -492,8 +492,9 @@ def test_what_happens_after_the_scan_is_an_outcome_by_its_values(values: tuple[s
 
 @pytest.mark.parametrize(
     "header",
-    ["Vital capacity", "Dead space", "Bronchodilator response", "Progressive fibrosis", "Position",
-     "Cost", "Prevented", "Studied lobe", "Mode of exposure", "Progesterone", "Methods"],
+    ["Vital capacity", "Vital signs", "Dead space", "Bronchodilator response", "Position", "Cost",
+     "FVC response to bronchodilator", "Progressive fibrosis", "Prevented", "Studied lobe",
+     "Mode of exposure", "Mortar exposure", "Progesterone", "Methods"],
 )  # fmt: skip
 def test_a_header_that_only_looks_like_an_outcome_is_none(header: str):
     rows = [{"id": f"p{i}", header: str(i % 2)} for i in range(9)]
