@@ -234,7 +234,7 @@ def _refuse_years(
     edited: Mapping[str, Any], edits: Mapping[str, Any], schema: Schema, scan_year: float
 ) -> None:
     """Refuse an edit of a year, of the age or of pack-years that cannot be together."""
-    age = edited.get("age")
+    age = _number_of(edited, "age")
     for name, attribute in schema.attributes.items():
         year = edited.get(name)
         asked = name in edits or "age" in edits
@@ -254,10 +254,15 @@ def _smoked_too_much(row: Mapping[str, Any], scan_year: float) -> str | None:
     if math.isnan(scan_year):
         return None
     pack_years, age, quit_year = (
-        math.nan if is_absent(row.get(name)) else float(row[name])
-        for name in ("pack_years", "age", "quit_year")
+        _number_of(row, name) for name in ("pack_years", "age", "quit_year")
     )
     return smoking_contradiction(pack_years, age, scan_year, quit_year)
+
+
+def _number_of(row: Mapping[str, Any], name: str) -> float:
+    """NaN where it is absent, or told in bands such as `50-59`."""
+    value = row.get(name)
+    return math.nan if is_absent(value) or isinstance(value, str) else float(value)  # type: ignore[arg-type]
 
 
 def _number(name: str, attribute: Attribute, value: str | float) -> float:

@@ -191,6 +191,18 @@ def test_a_year_that_cannot_be_is_refused_where_the_scan_has_a_date():
     assert edit_row(row, {"age": 50}, SCHEMA, ROWS, scan_year=2020)["age"] == 50
 
 
+def test_ages_and_pack_years_in_bands_contradict_no_year():
+    bands = {"column": "a", "kind": "category", "levels": ["50-59", "60-69"]}
+    packs = {"column": "p", "kind": "category", "levels": ["<10", ">10"]}
+    year = {"column": "q", "kind": "number", "plausible": [1900, 2100]}
+    attributes = {"age": bands, "pack_years": packs, "quit_year": year}
+    schema = Schema.model_validate({"id_column": "id", "attributes": attributes})
+    row = {"age": "50-59", "pack_years": "<10", "quit_year": 2001.0}
+    rows = pd.DataFrame([row])
+    edited = edit_row(row, {"age": "60-69", "quit_year": 1999}, schema, rows, scan_year=2010)
+    assert (edited["age"], edited["quit_year"]) == ("60-69", 1999)
+
+
 def test_pack_years_that_nobody_can_have_smoked_are_refused_or_warned_of():
     young = first("never smoker") | {"age": 25.0}
     edits = {"smoking": "former smoker", "quit_year": 2007, "pack_years": 40}
