@@ -13,7 +13,14 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from dgmvlc_cli.analysis.contrasts import Contrast, cohorts, dose, unique_subjects, with_log_volume
+from dgmvlc_cli.analysis.contrasts import (
+    Contrast,
+    cohorts,
+    dose,
+    not_adjusted,
+    unique_subjects,
+    with_log_volume,
+)
 from dgmvlc_cli.analysis.effects import splits_of
 from dgmvlc_cli.analysis.levels import OVERLAP_COLUMNS, overlap_rows
 from dgmvlc_cli.analysis.verdicts import ALPHA
@@ -129,10 +136,13 @@ def scanned_alike(scans: pd.DataFrame, design: pd.DataFrame, contrast: Contrast)
     return table
 
 
-def unlike_words(table: pd.DataFrame, adjusted: Collection[str]) -> list[str]:
+def unlike_words(
+    table: pd.DataFrame, adjusted: Collection[str], unusable: Collection[str] = ()
+) -> list[str]:
     """What differs in how the scans were made, in sentences for the user; none where nothing does.
 
-    table: as `scanned_alike` has it.  adjusted: the covariates of the analysis.
+    table: as `scanned_alike` has it.  adjusted: the covariates that the analysis has adjusted for.
+    unusable: characteristics that it cannot, see `contrasts.usable`.
     """
     rows = table[table["p_family"] < ALPHA]
     unlike = [
@@ -142,15 +152,18 @@ def unlike_words(table: pd.DataFrame, adjusted: Collection[str]) -> list[str]:
     ]
     if not unlike:
         return []
-    open_ones = [repr(str(name)) for name in rows["characteristic"] if name not in adjusted]
-    advice = (
-        f"Adjust for it: scan_covariates = [{', '.join(open_ones)}] under [analyze]."
-        if open_ones
-        else "The observed and debiased effects are adjusted for it."
-    ).replace("'", '"')
+    names = [str(name) for name in rows["characteristic"] if name not in adjusted]
+    advice = [
+        f"The observed and debiased effects {why}."
+        for why in not_adjusted(name for name in names if name in unusable)
+    ]
+    if open_ones := ", ".join(f'"{name}"' for name in names if name not in unusable):
+        advice.insert(0, f"Adjust for it: scan_covariates = [{open_ones}] under [analyze].")
+    if not advice:
+        advice = ["The observed and debiased effects are adjusted for it."]
     return [
         f"The scans that are compared were made unlike: {'; '.join(unlike)}. That alone can move "
-        f"lung HU. {advice}"
+        f"lung HU. {' '.join(advice)}"
     ]
 
 

@@ -142,7 +142,7 @@ class Cohort:
     """Subjects of a contrast, and the outcomes that are known in exactly these subjects.
 
     a: (n,) from `dose`.  x: n rows from `encode`.  y: n rows, one column per outcome.  All have
-    the same index, sorted by subject.
+    the same index, sorted by subject.  covariates: those in x.  left_out: see `usable`.
     """
 
     contrast: Contrast
@@ -150,6 +150,7 @@ class Cohort:
     x: pd.DataFrame
     y: pd.DataFrame
     covariates: tuple[str, ...]
+    left_out: tuple[str, ...]
 
     @property
     def n(self) -> int:
@@ -185,7 +186,7 @@ class Cohort:
         sizes = f"{int((self.a == 0).sum())} vs {int((self.a == 1).sum())}"
         count = str(self.n) if self.contrast.numeric else sizes
         adjusted = f"adjusted for {', '.join(self.covariates)}" if self.covariates else "unadjusted"
-        return f"{count} subjects, {adjusted}"
+        return ", ".join([f"{count} subjects", adjusted, *not_adjusted(self.left_out)])
 
 
 def cohorts(
@@ -199,8 +200,26 @@ def cohorts(
     a = dose(design, contrast)
     names = tuple(name for name in covariates if name != contrast.attribute)
     for y in by_known(scans.reindex(a.index)):
-        x = encode(design.loc[y.index], names)
-        yield Cohort(contrast, a[y.index], x, y, names)
+        here = design.loc[y.index]
+        yield Cohort(contrast, a[y.index], encode(here, names), y, *usable(here, names))
+
+
+def usable(
+    design: pd.DataFrame, covariates: Iterable[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The covariates of which values enter `encode`, and those of which none does."""
+    names = list(covariates)
+    values = {name: set(_encode_one(_column(design, name, "covariate"))) for name in names}
+    entered = tuple(name for name in names if values[name] - {_missing(name)})
+    return entered, tuple(name for name in names if name not in entered)
+
+
+def not_adjusted(left_out: Iterable[str]) -> list[str]:
+    """Which covariates could not be adjusted for, and why, in words; none where all could."""
+    if not (names := ", ".join(left_out)):
+        return []
+    why = f"fewer than {MIN_SUBJECTS} subjects have another value than the rest"
+    return [f"could not be adjusted for {names}: {why}"]
 
 
 def by_known(y: pd.DataFrame) -> Iterator[pd.DataFrame]:
@@ -316,8 +335,13 @@ def _encode_one(column: pd.Series) -> dict[str, np.ndarray]:
     numeric = all(map(is_number, column[~missing]))
     encoded = _numeric_columns(column) if numeric else _level_columns(column)
     if missing.sum() >= MIN_SUBJECTS:
-        encoded[f"{column.name} missing"] = missing.astype(float)
+        encoded[_missing(column.name)] = missing.astype(float)
     return encoded
+
+
+def _missing(name: object) -> str:
+    """The column that marks who lacks a covariate."""
+    return f"{name} missing"
 
 
 def _numeric_columns(column: pd.Series) -> dict[str, np.ndarray]:

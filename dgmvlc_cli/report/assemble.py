@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +115,14 @@ def methods_facts(
     subjects: pd.DataFrame,
     pairs: pd.DataFrame,
     contrast: Contrast,
-    covariates: list[str],
+    covariates: Sequence[str],
+    left_out: Sequence[str],
     maps: mapping.Maps,
 ) -> dict[str, dict[str, Any]]:
-    """What each stage that ran did, for the methods prose."""
+    """What each stage that ran did, for the methods prose.
+
+    covariates, left_out: see `contrasts.usable`.
+    """
     plan = trained_inputs(ws, settings.train.model, 0)
     grid, spacing_mm = model_grid(ws, settings.train.model)
     facts = {
@@ -150,7 +154,8 @@ def methods_facts(
             "pairs": len(pairs),
         },
         "analyze": {
-            "covariates": covariates,
+            "covariates": list(covariates),
+            "left_out": list(left_out),
             "estimand": _estimand(contrast),
             "helped": settings.counterfactual.source == "mask",
             "standard_errors": "HC3",

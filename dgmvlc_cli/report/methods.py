@@ -10,8 +10,9 @@ describe        encoder, attributes, placebos (their number)
 train           model (flow | diffusion | gan), fusion, steps, folds, batch_size, parameters,
                 wavelet_levels, low_pass_weight, time_shift, ema_decay, text_dropout
 counterfactual  mode (from the mask | from the scan), steps, sampler, seeds, guidance_scale, pairs
-analyze         covariates, estimand (overlap | slope, of a number | none, of a joint edit),
-                standard_errors, adjustment, confidence, map_flips, map_tfce_flips,
+analyze         covariates, left_out (those that could not be adjusted for),
+                estimand (overlap | slope, of a number | none, of a joint edit), standard_errors,
+                adjustment, confidence, map_flips, map_tfce_flips,
                 map_permutations, map_smoothing_mm
 """
 
@@ -20,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from dgmvlc_cli.analysis.contrasts import MIN_SUBJECTS
+from dgmvlc_cli.analysis.contrasts import MIN_SUBJECTS, not_adjusted
 from dgmvlc_cli.analysis.debias import CLIP, FOLDS, SPLITS
 from dgmvlc_cli.analysis.mixed import FEW_FOLDS
 from dgmvlc_cli.analysis.placebos import calibration_words
@@ -245,6 +246,10 @@ def _real_scans(facts: Facts) -> Iterable[str]:
         "The observed association is a linear regression on the real scans"
         f"{' adjusted for ' + _listed(covariates) if covariates else ''}"
         f"{_of(facts, 'standard_errors', ', {} standard errors')}{errors}."
+    )
+    yield from (
+        f"The real scans {why}."
+        for why in not_adjusted(map(attribute_label, facts.get("left_out", ())))
     )
     if covariates:
         yield (

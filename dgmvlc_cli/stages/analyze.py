@@ -95,7 +95,7 @@ def _findings(
     series: the contrasts asked for, the studied one last.  adjusted: names of covariates.
     """
     from dgmvlc_cli.analysis.balance import scanned_alike
-    from dgmvlc_cli.analysis.contrasts import informing
+    from dgmvlc_cli.analysis.contrasts import informing, usable
     from dgmvlc_cli.analysis.effects import estimate_effects
     from dgmvlc_cli.analysis.paired import distance_rows, statistics_table
     from dgmvlc_cli.analysis.several import tables_of_several
@@ -122,7 +122,7 @@ def _findings(
         effects=effects,
         verdicts=verdicts(effects),
         truth=_against_truth(ws, settings, effects, subjects),
-        covariates=adjusted,
+        covariates=usable(cohort.design.loc[subjects], adjusted),
         acquisition=scanned_alike(cohort.scans, cohort.rows, contrast),
         several=several,
         statistics=pd.concat(
@@ -143,6 +143,7 @@ class Findings:
     """What the analysis of one contrast found, before it is written and shown.
 
     subjects: those that inform the contrast.  pairs: theirs.  measures: of all arms that were made.
+    covariates: those adjusted for, and those that could not be, see `contrasts.usable`.
     """
 
     contrast: Contrast
@@ -152,7 +153,7 @@ class Findings:
     effects: pd.DataFrame
     verdicts: pd.DataFrame
     truth: pd.DataFrame | None
-    covariates: list[str]
+    covariates: tuple[tuple[str, ...], tuple[str, ...]]
     acquisition: pd.DataFrame
     several: dict[str, pd.DataFrame]
     statistics: pd.DataFrame
@@ -425,7 +426,7 @@ def _contents(
 ) -> ReportContents:
     """Everything that the report shows, gathered from the workspace."""
     from dgmvlc_cli.analysis.balance import balance, unlike_words
-    from dgmvlc_cli.analysis.contrasts import LUNG_VOLUME
+    from dgmvlc_cli.analysis.contrasts import LUNG_VOLUME, usable
     from dgmvlc_cli.analysis.levels import overlap_words
     from dgmvlc_cli.analysis.readings import Readings
     from dgmvlc_cli.analysis.verdicts import summary_sentence
@@ -438,6 +439,9 @@ def _contents(
     levels = cohort.rows.get(contrast.attribute, pd.Series(dtype=object))
     fit = assemble.fit_table(found.measures, levels, contrast)
     volume = Readings.of(found.measures).scans().get(LUNG_VOLUME)
+    adjusted, left_out = found.covariates
+    compared = cohort.design.loc[found.subjects]
+    _, unusable = usable(compared, found.acquisition["characteristic"])
     return ReportContents(
         title=f"{contrast.text} in {ws.root.resolve().name}",
         contrast=contrast.text,
@@ -445,7 +449,7 @@ def _contents(
         verdict=[
             summary_sentence(found.verdicts, found.effects),
             *_planted_sentence(ws, found),
-            *unlike_words(found.acquisition, found.covariates),
+            *unlike_words(found.acquisition, adjusted, unusable),
             *overlap_words(found.several.get("overlap.tsv", pd.DataFrame({"overlap": []}))),
             *assemble.calibration_sentence(fit),
             *(
@@ -458,7 +462,7 @@ def _contents(
         effects=found.effects,
         measures=found.measures[found.measures["subject"].isin(found.subjects)],
         acquisition=found.acquisition,
-        balance=balance(cohort.design, contrast, found.covariates, settings.seed, volume),
+        balance=balance(cohort.design, contrast, adjusted, settings.seed, volume),
         cohort=assemble.cohort_rows(workspace.read_json(ws.attributes_path)),
         counts=assemble.counts(subjects, cohort, int(pairs["subject"].nunique())),
         exclusions=workspace.read_table(ws.text / "exclusions.tsv", dtype=str),
@@ -474,7 +478,7 @@ def _contents(
         truth=found.truth,
         placebo_words=cohort.words,
         methods=assemble.methods_facts(
-            ws, settings, cohort, subjects, pairs, contrast, found.covariates, found.maps
+            ws, settings, cohort, subjects, pairs, contrast, adjusted, left_out, found.maps
         ),
         provenance=assemble.provenance(
             ws, settings, pairs, seconds, assemble.lobe_facts(subjects, cohort)

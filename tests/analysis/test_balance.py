@@ -75,6 +75,15 @@ def test_scans_that_were_made_unlike_are_told_with_the_setting_that_adjusts():
     assert "are adjusted for it" in told
 
 
+def test_what_cannot_be_adjusted_for_is_said_instead_of_advised():
+    levels, kernels = [LEVELS[0]] * 30 + [LEVELS[1]] * 10, ["soft"] * 36 + ["sharp"] * 4
+    design = pd.DataFrame({"smoking": levels}, index=[f"s{i}" for i in range(40)])
+    scans = pd.DataFrame({"reconstruction kernel": kernels}, index=design.index)
+    (told,) = unlike_words(scanned_alike(scans, design, SMOKING), [], ["reconstruction kernel"])
+    assert "effects could not be adjusted for reconstruction kernel: fewer than 5" in told
+    assert "scan_covariates" not in told and "are adjusted for it" not in told
+
+
 def test_scans_that_were_made_alike_are_left_in_peace():
     rng = np.random.default_rng(12)
     design = design_of(simulate(rng), rng)

@@ -89,6 +89,18 @@ def test_a_cohort_leaves_its_own_attribute_out_of_the_covariates():
     assert cohort.description == "10 vs 10 subjects, adjusted for age"
 
 
+def test_only_covariates_that_entered_are_said_to_be_adjusted_for():
+    few, many = ["f"] * 17 + ["m"] * 3, ["x", "y", "y", "x"] * 5
+    design = table(smoking=[*SMOKING.levels] * 10, sex=few, site=many, untold=[None] * 20)
+    scans = pd.DataFrame({"y": np.arange(20.0)}, index=design.index)
+    (cohort,) = cohorts(scans, design, SMOKING, ["sex", "site", "untold"])
+    assert (cohort.covariates, cohort.left_out) == (("site",), ("sex", "untold"))
+    assert cohort.description.startswith("10 vs 10 subjects, adjusted for site, could not be")
+    assert "adjusted for sex, untold: fewer than 5 subjects" in cohort.description
+    (cohort,) = cohorts(scans, design, SMOKING, ["sex"])
+    assert "unadjusted, could not be adjusted for sex" in cohort.description
+
+
 def test_outcomes_with_the_same_subjects_share_a_cohort():
     design = table(smoking=["never smoker", "current smoker"] * 10)
     scans = pd.DataFrame(np.ones((20, 3)), design.index)

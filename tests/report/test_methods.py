@@ -84,6 +84,13 @@ def test_what_is_incomplete_in_the_adjustment_is_said(contents: ReportContents) 
     assert "the observed association and the mixed model were not" in text
 
 
+def test_a_covariate_that_could_not_enter_is_named_as_such(build: Build) -> None:
+    facts = {"covariates": ["age"], "left_out": ["reconstruction_kernel"]}
+    text = methods_markdown(build(methods={"analyze": facts}))
+    assert "adjusted for age." in text
+    assert "could not be adjusted for reconstruction kernel: fewer than 5 subjects" in text
+
+
 @pytest.mark.parametrize(
     ("contrast", "estimand"),
     [
