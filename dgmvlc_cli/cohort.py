@@ -342,6 +342,12 @@ def asked_contrasts(settings: Settings, cohort: Cohort, question: Question) -> l
         )
     first, *others = question.values
     attribute = question.attribute or cohort.studied
+    values = [_said(edit_value(cohort.schema, attribute, one)) for one in question.values]
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise UsageError(
+                f"{value!r} is given twice in --values.", "Give every level or number once."
+            )
     return [study_contrast(settings, cohort, attribute, first, one) for one in others]
 
 

@@ -5,11 +5,14 @@ import pytest
 from dgmvlc_cli.analysis.contrasts import Contrast
 from dgmvlc_cli.cohort import (
     Cohort,
+    Question,
     as_of_now,
+    asked_contrasts,
     assign_folds,
     choose_contrast,
     placebo_contrasts,
 )
+from dgmvlc_cli.config import Settings
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 from dgmvlc_cli.text.schema import Attribute, Schema
 
@@ -80,6 +83,25 @@ def test_a_placebo_takes_the_same_step_in_its_own_words():
     contrast = Contrast("smoking", "never smoker", "current smoker")
     assert placebo_contrasts(contrast, cohort) == [Contrast("placebo_1", "birch", "cedar")]
     assert placebo_contrasts(Contrast("age", 50.0, 70.0), cohort) == []
+
+
+def test_a_value_that_is_given_twice_is_refused_by_name():
+    cohort = Cohort(
+        schema=schema(),
+        rows=rows(),
+        sentences=pd.Series(dtype=str),
+        scans=pd.DataFrame(index=rows().index),
+        studied="smoking",
+        words={},
+    )
+    settings = Settings.model_validate({"scans": {"path": "scans"}})
+    for attribute, values, twice in (
+        ("smoking", ("never smoker", "current smoker", "Current Smoker"), "current smoker"),
+        ("age", ("45", "55", "45.0"), "45"),
+    ):
+        question = Question(attribute=attribute, values=values)
+        with pytest.raises(UsageError, match=f"'{twice}' is given twice"):
+            asked_contrasts(settings, cohort, question)
 
 
 def test_a_record_from_before_a_key_existed_counts_as_the_same():
