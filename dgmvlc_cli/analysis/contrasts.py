@@ -143,6 +143,7 @@ class Cohort:
 
     a: (n,) from `dose`.  x: n rows from `encode`.  y: n rows, one column per outcome.  All have
     the same index, sorted by subject.  covariates: those in x.  left_out: see `usable`.
+    everyone: as a, of all that the contrast has, whether the outcomes are known in them or not.
     """
 
     contrast: Contrast
@@ -151,6 +152,7 @@ class Cohort:
     y: pd.DataFrame
     covariates: tuple[str, ...]
     left_out: tuple[str, ...]
+    everyone: pd.Series
 
     @property
     def n(self) -> int:
@@ -165,7 +167,10 @@ class Cohort:
         """Why nothing can be estimated here; empty when all is well."""
         if self.contrast.numeric:
             if self.a.nunique() < 3:
-                return f"fewer than 3 different values of {self.contrast.attribute} are known"
+                where = "" if self.n == len(self.everyone) else " where this measure is"
+                return (
+                    f"fewer than 3 different values of {self.contrast.attribute} are known{where}"
+                )
             if (off := _off_mode(self.a)) < MIN_SUBJECTS:
                 others = counted(off, "subject")
                 return (
@@ -173,7 +178,8 @@ class Cohort:
                     f"at least {MIN_SUBJECTS} others are needed"
                 )
         else:
-            found = too_few_at(self.a, (self.contrast.reference, self.contrast.target))
+            sides = (self.contrast.reference, self.contrast.target)
+            found = too_few_at(self.a, sides, self.everyone)
             if found:
                 return found
         return too_few(self.n, self.x.shape[1] + 2) or entangled(
@@ -201,7 +207,7 @@ def cohorts(
     names = tuple(name for name in covariates if name != contrast.attribute)
     for y in by_known(scans.reindex(a.index)):
         here = design.loc[y.index]
-        yield Cohort(contrast, a[y.index], encode(here, names), y, *usable(here, names))
+        yield Cohort(contrast, a[y.index], encode(here, names), y, *usable(here, names), a)
 
 
 def usable(
@@ -229,12 +235,20 @@ def by_known(y: pd.DataFrame) -> Iterator[pd.DataFrame]:
         yield y.loc[pattern, (known == pattern[:, None]).all(axis=0)]
 
 
-def too_few_at(codes: pd.Series, names: Sequence[str | float]) -> str:
-    """Which level has too few subjects, in words; empty where none has.  codes: places in names."""
+def too_few_at(
+    codes: pd.Series, names: Sequence[str | float], everyone: pd.Series | None = None
+) -> str:
+    """Which level has too few subjects, in words; empty where none has.
+
+    codes: places in names, of the subjects who have the measure.  everyone: of all subjects.
+    """
     for code, name in enumerate(names):
         if (count := int((codes == code).sum())) < MIN_SUBJECTS:
-            few = counted(count, "subject")
-            return f"{few} at {name!r}, at least {MIN_SUBJECTS} are needed"
+            there = count if everyone is None else int((everyone == code).sum())
+            few = f"{counted(count, 'subject')} at {name!r}"
+            if there > count:
+                few = f"{count} of {counted(there, 'subject')} at {name!r} have this measure"
+            return f"{few}, at least {MIN_SUBJECTS} are needed"
     return ""
 
 

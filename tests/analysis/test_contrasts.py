@@ -117,6 +117,18 @@ def test_groups_that_are_too_small_say_so():
     assert "2 subjects at 'current smoker'" in cohort.problem
 
 
+def test_a_measure_that_is_missing_is_not_taken_for_missing_subjects():
+    design = table(smoking=[*SMOKING.levels] * 20, age=np.arange(40.0))
+    scans = pd.DataFrame({"y": np.arange(40.0)}, index=design.index)
+    scans.loc[design["smoking"] == "never smoker", "y"] = np.nan
+    scans.iloc[0] = 1.0
+    (cohort,) = cohorts(scans, design, SMOKING, [])
+    assert cohort.problem.startswith("1 of 20 subjects at 'never smoker' have this measure, at")
+    scans.iloc[2:] = np.nan
+    (cohort,) = cohorts(scans, design, Contrast("age", 10, 20), [])
+    assert cohort.problem == "fewer than 3 different values of age are known where this measure is"
+
+
 def test_a_subject_listed_twice_is_refused():
     twice = table(age=[1.0, 2.0]).set_axis(["s1", "s1"])
     with pytest.raises(DgmvlcError, match="'s1'"):
