@@ -41,11 +41,15 @@ def is_number(value: object) -> bool:
 
 def arm_name(attribute: str, level: str | float) -> str:
     """How an arm is called in tables and files: `smoking=current smoker`, `age=45`."""
-    return f"{attribute}={_level_text(level)}"
+    return f"{attribute}={level_text(level)}"
 
 
-def _level_text(level: str | float) -> str:
-    return f"{level:g}" if is_number(level) else str(level)
+def level_text(level: str | float) -> str:
+    """A level as the names of arms and contrasts have it.
+
+    An arrow in it becomes another one, so that a contrast's text has one to part it at.
+    """
+    return f"{level:g}" if is_number(level) else str(level).replace("->", "→")
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class Contrast:
     @property
     def levels(self) -> tuple[str, str]:
         """The two levels as texts."""
-        return _level_text(self.reference), _level_text(self.target)
+        return level_text(self.reference), level_text(self.target)
 
     @property
     def arms(self) -> tuple[str, str]:
@@ -104,7 +108,7 @@ def joint_edit(edits: Mapping[str, str | float]) -> Contrast:
 
     Nobody in the table stands for such an arm as a group, so real scans cannot be compared.
     """
-    name, target = " + ".join(edits), " + ".join(map(_level_text, edits.values()))
+    name, target = " + ".join(edits), " + ".join(map(level_text, edits.values()))
     return Contrast(name, FACTUAL, target, tuple(edits.items()))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dgmvlc_cli.analysis.contrasts import Outcome
+from dgmvlc_cli.analysis.contrasts import Outcome, level_text
 from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
 from dgmvlc_cli.analysis.outcomes import KEYS, levels, number, one_per_outcome
 from dgmvlc_cli.analysis.verdicts import ALPHA
@@ -63,8 +63,8 @@ def _true_changes(
     reference, target = levels(contrast)
     chosen = (
         (truth["attribute"] == contrast.partition(": ")[0])
-        & (truth["from"].astype(str) == reference)
-        & (truth["to"].astype(str) == target)
+        & (truth["from"].map(level_text) == reference)
+        & (truth["to"].map(level_text) == target)
         & (truth["measure"] == outcome[0])
         & (truth["region"] == outcome[1])
     )

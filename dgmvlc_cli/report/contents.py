@@ -12,6 +12,7 @@ import pandas as pd
 from dgmvlc_cli.analysis.effects import EFFECT_COLUMNS
 from dgmvlc_cli.analysis.looks import Pair, PairSummary
 from dgmvlc_cli.analysis.measures import PRIMARY_MEASURE
+from dgmvlc_cli.analysis.outcomes import levels
 from dgmvlc_cli.analysis.readings import MEASURE_COLUMNS
 from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.mapping import Maps
@@ -101,9 +102,7 @@ class ReportContents:
     @property
     def levels(self) -> tuple[str, str]:
         """Reference and target level, ("never smoker", "current smoker")."""
-        _, _, levels = self.contrast.rpartition(": ")
-        reference, _, target = levels.partition("->")
-        return reference.strip(), target.strip()
+        return levels(self.contrast)
 
     @property
     def arms(self) -> tuple[str, str]:

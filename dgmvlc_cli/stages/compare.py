@@ -107,16 +107,15 @@ def _dose(folders: list[Path], analyses: list[Compared]) -> pd.DataFrame:
 
     Rows of `several.DOSE_COLUMNS` for the primary measure; numbers have slopes too.
     """
+    from dgmvlc_cli.analysis.outcomes import levels
     from dgmvlc_cli.report.comparison import arms_table
 
-    parts = [one.contrast.partition(": ") for one in analyses]
-    attribute = parts[0][0]
-    starts = {part[2].split(" -> ")[0] for part in parts}
-    same = len({part[0] for part in parts}) == len(starts) == len({f.parent for f in folders}) == 1
-    if not same:
+    attributes = {one.contrast.partition(": ")[0] for one in analyses}
+    starts, targets = zip(*(levels(one.contrast) for one in analyses), strict=True)
+    if not len(attributes) == len(set(starts)) == len({f.parent for f in folders}) == 1:
         return pd.DataFrame()
-    reference = starts.pop()
-    found = {part[2].split(" -> ")[1]: one for part, one in zip(parts, analyses, strict=True)}
+    attribute, reference = attributes.pop(), starts[0]
+    found = dict(zip(targets, analyses, strict=True))
     values = _numbers([reference, *found])
     if not values:
         return arms_table(attribute, reference, found)

@@ -12,6 +12,7 @@ from dgmvlc_cli.analysis.contrasts import (
     encode,
     unique_subjects,
 )
+from dgmvlc_cli.analysis.outcomes import levels
 from dgmvlc_cli.errors import DgmvlcError, UsageError
 
 SMOKING = Contrast("smoking", "never smoker", "current smoker")
@@ -127,6 +128,12 @@ def test_a_measure_that_is_missing_is_not_taken_for_missing_subjects():
     scans.iloc[2:] = np.nan
     (cohort,) = cohorts(scans, design, Contrast("age", 10, 20), [])
     assert cohort.problem == "fewer than 3 different values of age are known where this measure is"
+
+
+def test_an_arrow_in_a_level_does_not_part_the_contrast_there():
+    contrast = Contrast("stage", "<5 -> 10", "II: -> x")
+    assert levels(contrast.text) == contrast.levels == ("<5 → 10", "II: → x")
+    assert contrast.arms == ("stage=<5 → 10", "stage=II: → x")
 
 
 def test_a_subject_listed_twice_is_refused():

@@ -9,6 +9,7 @@ from effect_rows import evidence, row
 from scipy import stats
 from simulated_cohort import LEVELS
 
+from dgmvlc_cli.analysis.contrasts import Contrast
 from dgmvlc_cli.analysis.truth import (
     compare_truth,
     recovery_line,
@@ -39,6 +40,21 @@ def test_truth_is_averaged_over_the_subjects_used():
     assert got.debiased_covers and not got.observed_covers
     assert compare_truth(effects, truth).loc[0, "truth"] == -48
     assert compare_truth(effects, truth.assign(attribute="age")).empty
+
+
+def test_truth_of_levels_with_arrows_is_found():
+    arrows = ("<5 -> 10", "II: -> x")
+    known = {"attribute": "stage", "from": arrows[0], "to": arrows[1], "unit": "HU"}
+    truth = pd.DataFrame(
+        [{"subject": "a", "measure": "mean_hu", "region": "upper", "change": -20.0, **known}]
+    )
+    effects = pd.concat(
+        [evidence((-22.1, 9.0), -19.4), pd.DataFrame([row("observed", -50.0, 9.0)])]
+    )
+    effects["contrast"] = effects["contrast"].where(
+        effects["kind"].str.startswith("placebo"), Contrast("stage", *arrows).text
+    )
+    assert compare_truth(effects, truth).loc[0, "truth"] == -20
 
 
 @pytest.mark.parametrize(
