@@ -242,7 +242,8 @@ def observed_map(
 
 def _spread(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Values of the mask's cells as a map, NaN elsewhere."""
-    result = np.full(mask.shape, np.nan, np.float32)
+    # Of double precision: a p of 0.0001 is to be read as such in the tables.
+    result = np.full(mask.shape, np.nan)
     result[mask] = values
     return result
 

@@ -67,8 +67,9 @@ def with_placebo_p(effects: pd.DataFrame) -> pd.DataFrame:
 
 def calibration_words(placebos: int) -> str:
     """How the model-implied effect is judged by so many placebos, in words."""
+    size = "size of 1 placebo" if placebos == 1 else f"root mean square of {placebos} placebos"
     return (
-        f"by the root mean square of {placebos} placebos (Student's t) and by the standard error "
+        f"by the {size} (Student's t) and by the standard error "
         "in the real scans (observed or debiased, the larger), whichever gives the larger p"
     )
 

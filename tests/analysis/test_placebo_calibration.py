@@ -8,7 +8,12 @@ import pytest
 from effect_rows import evidence
 from scipy import stats
 
-from dgmvlc_cli.analysis.placebos import placebo_calibration, placebo_coverage, with_placebo_p
+from dgmvlc_cli.analysis.placebos import (
+    calibration_words,
+    placebo_calibration,
+    placebo_coverage,
+    with_placebo_p,
+)
 
 
 def test_the_effect_is_judged_by_placebos_and_real_scans_together():
@@ -23,6 +28,11 @@ def test_the_effect_is_judged_by_placebos_and_real_scans_together():
     missing = evidence((np.nan, np.nan), -19.4, method="3 subjects")
     (got,) = placebo_calibration(missing).itertuples()
     assert got.p == pytest.approx(2 * stats.t.sf(19.4 / rms, 2))
+
+
+def test_one_placebo_is_told_in_the_singular():
+    assert calibration_words(1).startswith("by the size of 1 placebo (")
+    assert calibration_words(2).startswith("by the root mean square of 2 placebos (")
 
 
 def test_chance_by_way_of_lung_volume_counts_as_chance():
