@@ -13,9 +13,16 @@ from dgmvlc_cli import mapping, workspace
 from dgmvlc_cli.analysis.contrasts import Contrast
 from dgmvlc_cli.analysis.maps import SMOOTHING_MM
 from dgmvlc_cli.analysis.readings import OBSERVED
-from dgmvlc_cli.cohort import Cohort, model_grid, subjects_with_lobes, trained_inputs
+from dgmvlc_cli.cohort import (
+    Cohort,
+    model_grid,
+    read_folds,
+    subjects_with_lobes,
+    trained_inputs,
+)
 from dgmvlc_cli.config import Settings
 from dgmvlc_cli.pairs import sampler_of
+from dgmvlc_cli.report.words import encoder_label
 from dgmvlc_cli.validating import DEAF, Validation
 from dgmvlc_cli.workspace import Workspace
 
@@ -103,8 +110,13 @@ def failures(subjects: pd.DataFrame) -> list[dict[str, str]]:
     return [{"subject": str(r.subject), "reason": str(r.reason)} for r in failed.itertuples()]
 
 
-def training_logs(ws: Workspace, model: str, folds: int) -> dict[int, pd.DataFrame]:
-    paths = {fold: ws.fold(model, fold) / "train.tsv" for fold in range(folds)}
+def trained_folds(ws: Workspace, model: str) -> list[int]:
+    """The folds that were trained, whatever the settings say now."""
+    return sorted(map(int, read_folds(ws, model).unique()))
+
+
+def training_logs(ws: Workspace, model: str) -> dict[int, pd.DataFrame]:
+    paths = {fold: ws.fold(model, fold) / "train.tsv" for fold in trained_folds(ws, model)}
     return {fold: workspace.read_table(path) for fold, path in paths.items() if path.exists()}
 
 
@@ -125,16 +137,16 @@ def methods_facts(
     """
     plan = trained_inputs(ws, settings.train.model, 0)
     grid, spacing_mm = model_grid(ws, settings.train.model)
-    facts = {
+    facts: dict[str, dict[str, Any]] = {
         "preprocess": {
             "subjects": int((subjects["status"] == "ok").sum()),
             "spacing_mm": spacing_mm,
             "shape": list(grid),
-            "mask": _mask_source(settings),
+            "mask": _mask_source(prepared_inputs(ws, cohort)),
             **lobe_facts(subjects, cohort),
         },
         "describe": {
-            "encoder": plan["encoder"],
+            "encoder": encoder_label(plan["encoder"]),
             "attributes": cohort.schema.names("condition", "covariate"),
             "placebos": len(cohort.words),
         },
@@ -142,7 +154,7 @@ def methods_facts(
             "model": settings.train.model,
             **{key: plan[key] for key in ("fusion", "steps", "batch_size", "wavelet_levels")},
             "level": plan["fusion"] != "none" and not plan["paper"],
-            "folds": settings.train.folds,
+            "folds": len(trained_folds(ws, settings.train.model)),
             "text_dropout": plan["text_dropout"],
         },
         "counterfactual": {
@@ -163,8 +175,7 @@ def methods_facts(
             **map_facts(maps),
         },
     }
-    phantom = _phantom_facts(ws, settings)
-    return {**({"phantom": phantom} if phantom else {}), **facts}
+    return {**_known_truth(ws, settings), **facts}
 
 
 def map_facts(maps: mapping.Maps) -> dict[str, Any]:
@@ -185,9 +196,15 @@ def _estimand(contrast: Contrast) -> str:
     return "slope" if contrast.numeric else "overlap"
 
 
-def _mask_source(settings: Settings) -> str:
-    scans = settings.scans
-    return "given" if scans.masks else scans.segmenter.replace("builtin", "built-in")
+def prepared_inputs(ws: Workspace, cohort: Cohort) -> dict[str, Any]:
+    """How the scans were prepared, as their sidecars hold it: all in the same way."""
+    return (workspace.read_json(ws.sidecar_path(cohort.subjects[0])) or {}).get("inputs", {})
+
+
+def _mask_source(prepared: Mapping[str, Any]) -> str | None:
+    if prepared.get("mask_sha256"):
+        return "given"
+    return str(prepared["segmenter"]).replace("builtin", "built-in") if prepared else None
 
 
 def lobe_facts(subjects: pd.DataFrame, cohort: Cohort) -> dict[str, int]:
@@ -202,12 +219,15 @@ def phantom_record(ws: Workspace, settings: Settings) -> dict[str, Any] | None:
     return workspace.read_json(beside)
 
 
-def _phantom_facts(ws: Workspace, settings: Settings) -> dict[str, Any] | None:
-    """Settings of the synthetic cohort, where the scans are one."""
-    record = phantom_record(ws, settings)
-    if not record:
-        return None
-    return {key: record["settings"][key] for key in ("subjects", "spacing_mm", "null")}
+def _known_truth(ws: Workspace, settings: Settings) -> dict[str, dict[str, Any]]:
+    """What was planted in the scans, or the settings of the synthetic cohort that they are."""
+    if planted := workspace.read_json(ws.plant_path):
+        facts: dict[str, Any] = {key: planted["inputs"][key] for key in ("effect_hu", "region")}
+        return {"plant": {**facts, "carriers": len(planted["carriers"])}}
+    if record := phantom_record(ws, settings):
+        facts = {key: record["settings"][key] for key in ("subjects", "spacing_mm", "null")}
+        return {"phantom": facts}
+    return {}
 
 
 def calibration_sentence(fit: list[dict[str, Any]]) -> list[str]:
@@ -248,12 +268,13 @@ def scan_rows(subjects: pd.DataFrame, used: list[str]) -> list[dict[str, Any]]:
     return [dict(zip(("subject", *table), row, strict=True)) for row in table.itertuples()]
 
 
-def obedience_sentence(ws: Workspace, model: str, folds: int) -> list[str]:
+def obedience_sentence(ws: Workspace, model: str) -> list[str]:
     """How much of the observed association the models reproduce on subjects they never saw.
 
     Of the study's own contrast; none where no fold was checked.
     """
-    records = [workspace.read_json(ws.validation_path(model, fold)) for fold in range(folds)]
+    paths = [ws.validation_path(model, fold) for fold in trained_folds(ws, model)]
+    records = [workspace.read_json(path) for path in paths]
     found = [Validation(**one["validation"]) for one in records if one]
     if not found:
         return []
@@ -278,7 +299,12 @@ SAMPLED = ("steps", "sampler", "guidance_scale", "source")
 
 def chosen_settings(settings: Settings) -> dict[str, Any]:
     """The settings as JSON, without the schema, and without paths and ids, which name people."""
-    private: Any = {"scans": {"path", "masks", "key", "choose"}, "table": {"path"}}
+    private: Any = {
+        "scans": {"path", "masks", "key", "choose"},
+        "table": {"path"},
+        "study": {"text_encoder"},
+        "analyze": {"truth"},
+    }
     return settings.model_dump(
         mode="json", by_alias=True, exclude={"table_schema": True, **private}
     )
@@ -287,18 +313,25 @@ def chosen_settings(settings: Settings) -> dict[str, Any]:
 def provenance(
     ws: Workspace,
     settings: Settings,
+    cohort: Cohort,
     pairs: pd.DataFrame,
     seconds: float,
     lobes: Mapping[str, int],
 ) -> dict[str, Any]:
     """Versions, seeds, hashes and settings: what is needed to do it again.
 
-    Models and pairs are told as they were made, whatever dgmvlc.toml or the options say by now.
-    lobes: as `lobe_facts`.
+    Scans, models and pairs are told as they were made, whatever dgmvlc.toml or the options say by
+    now.  lobes: as `lobe_facts`.
     """
     plan = trained_inputs(ws, settings.train.model, 0)
     chosen = chosen_settings(settings)
-    chosen["train"] = {name: plan[name] for name in TRAINED} | {"folds": settings.train.folds}
+    prepared = prepared_inputs(ws, cohort)
+    chosen["scans"] |= {name: prepared[name] for name in chosen["scans"] if name in prepared}
+    chosen["train"] = {name: plan[name] for name in TRAINED}
+    chosen["train"] |= {
+        "folds": len(trained_folds(ws, settings.train.model)),
+        "encoder": encoder_label(plan["encoder"]),
+    }
     (first,) = pairs.head(1).dropna(axis=1).to_dict("records")
     chosen["counterfactual"] = {name: first[name] for name in SAMPLED if name in first}
     chosen["counterfactual"]["seeds"] = int(pairs["seed"].nunique())

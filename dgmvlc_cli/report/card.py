@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from dgmvlc_cli.report.words import encoder_label
+
 if TYPE_CHECKING:
     from dgmvlc_cli.validating import Validation
 
@@ -28,7 +30,7 @@ tags: [medical-imaging, chest-ct, counterfactual]
 # Chest CT from anatomical mask and sentence, fold {plan["fold"]}
 
 {NAMES[plan["model"]]}, fusion {plan["fusion"]}, {plan["steps"]} steps on {subjects} subjects;
-grid {grid} at {plan["spacing_mm"]:g} mm; text encoder {plan["encoder"]}
+grid {grid} at {plan["spacing_mm"]:g} mm; text encoder {encoder_label(plan["encoder"])}
 (sha256 {plan["encoder_sha256"][:12]}); seed {plan["seed"]}. Written by dgmvlc {plan["version"]}.
 
 ## On {found.subjects} subjects that it never saw

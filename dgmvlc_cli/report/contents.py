@@ -46,7 +46,8 @@ class ReportContents:
     summaries:  of every pair, for the group figures.
     maps:       group maps with inference.
     statistics: further statistics of the pairs and the scans (paired.STATISTIC_COLUMNS).
-    truth:      measure, region, truth, model_implied, ratio, debiased_covers, ... (phantom only).
+    truth:      measure, region, truth, model_implied, ratio, debiased_covers, ... (of a phantom or
+                a planted control only).
     placebo_words: placebo -> {level of the studied attribute: neutral word}.
     methods:    stage -> settings, for the stages that ran (see `methods.describe_methods`).
     provenance: versions, command, seeds, device, hashes, seconds; nested mappings are fine.
@@ -117,6 +118,13 @@ class ReportContents:
             return {}
         rows = self.truth[self.truth["measure"] == PRIMARY_MEASURE].dropna(subset=["truth"])
         return dict(zip(rows["region"], rows["truth"].astype(float), strict=True))
+
+    @property
+    def truth_label(self) -> str:
+        """How figures call the truth: by where it is known from."""
+        sources = {"plant": "planted", "phantom": "phantom"}
+        source = next((word for stage, word in sources.items() if stage in self.methods), "")
+        return f"Truth ({source})" if source else "Truth"
 
     def effects_of(self, kind: str, measure: str | None = None) -> pd.DataFrame:
         """Rows of one kind; of the studied contrast alone unless the kind is a placebo."""

@@ -155,7 +155,7 @@ def _draw_regions(
     if (data["kind"] == "placebo").any():
         legend.append(Patch(color=GREY, alpha=0.35, label="As large as the placebos"))
     if set(regions) & set(truths):
-        legend.append(Line2D([], [], color=ORANGE, lw=2.5, label="Truth (phantom)"))
+        legend.append(Line2D([], [], color=ORANGE, lw=2.5, label=contents.truth_label))
     figure.legend(handles=_by_rows(legend, 3), loc="outside upper left", ncols=3)
     return Drawing(
         name=name,

@@ -169,7 +169,7 @@ def draw_heights(contents: ReportContents) -> Drawing | None:
         return None
     profile, pleura = _height_table(maps), _pleura_table(contents)
     figure, (left, right) = panels(PAGE, 3.4, 1, 2, width_ratios=(1, 1.1))
-    _height_panel(left, profile)
+    _height_panel(left, profile, contents.truth_label)
     if not pleura.empty:
         _pleura_panel(right, pleura)
     n = len(maps.heights[MODEL])
@@ -236,7 +236,7 @@ def _pleura_table(contents: ReportContents) -> pd.DataFrame:
     )
 
 
-def _height_panel(axes: Axes, profile: pd.DataFrame) -> None:
+def _height_panel(axes: Axes, profile: pd.DataFrame, truth_label: str) -> None:
     for name, rows in profile.groupby("line", sort=False):
         if name not in (MODEL, "truth"):
             axes.plot(rows["mean"], rows["place"], color=GREY, lw=1)
@@ -247,7 +247,7 @@ def _height_panel(axes: Axes, profile: pd.DataFrame) -> None:
     axes.plot(own["mean"], own["place"], color=BLUE, lw=2, label="Pairs")
     true = profile[profile["line"] == "truth"]
     if len(true):
-        axes.plot(true["mean"], true["place"], color=ORANGE, lw=2, label="Truth (phantom)")
+        axes.plot(true["mean"], true["place"], color=ORANGE, lw=2, label=truth_label)
     axes.axvline(0, color=FAINT, lw=1)
     axes.set_ylim(0, 1)
     axes.set_yticks([0, 1 / 3, 2 / 3, 1], ["base", "⅓", "⅔", "apex"])

@@ -4,6 +4,7 @@ Every sentence names a fact of `ReportContents.methods`; what a stage did not re
 claimed.  Known facts, all optional:
 
 phantom         subjects, spacing_mm, null
+plant           effect_hu, region, carriers (their number)
 preprocess      subjects, spacing_mm (z, y, x) or one number, shape (z, y, x), mask,
                 lobes (subjects that have them), lobes_of (subjects in all)
 describe        encoder, attributes, placebos (their number)
@@ -27,7 +28,7 @@ from dgmvlc_cli.analysis.mixed import FEW_FOLDS
 from dgmvlc_cli.analysis.placebos import calibration_words
 from dgmvlc_cli.report.contents import ReportContents
 from dgmvlc_cli.report.references import REFERENCES, cite, cited
-from dgmvlc_cli.report.words import attribute_label, number
+from dgmvlc_cli.report.words import FOLDER, attribute_label, number, region_label
 
 Facts = Mapping[str, Any]
 
@@ -81,13 +82,23 @@ def _phantom(facts: Facts, contents: ReportContents) -> Iterable[str]:
         yield "The exact change of every measure is known from rendering each subject twice."
 
 
+def _plant(facts: Facts, contents: ReportContents) -> Iterable[str]:
+    yield (
+        f"A known change of {facts['effect_hu']:+g} HU was planted into every voxel of one region "
+        f"({region_label(facts['region']).lower()}) in the scans of a random half of the subjects"
+        f"{_of(facts, 'carriers', ' ({})')}, who are told apart by an attribute without any other "
+        "meaning. The exact change of every measure is known from measuring each scan with and "
+        "without it."
+    )
+
+
 def _preprocess(facts: Facts, contents: ReportContents) -> Iterable[str]:
     yield (
         f"CT scans{_of(facts, 'subjects', ' of {} subjects')} were oriented to left, posterior, "
         f"superior{_of(facts, 'spacing_mm', ', resampled to {} mm')} and cropped to the lungs"
         f"{_of(facts, 'shape', ' ({} voxels)')}; Hounsfield units were kept."
     )
-    if "mask" in facts:
+    if facts.get("mask"):
         yield f"The mask of right lung, left lung, airway and body was {_mask(facts['mask'])}."
     if facts.get("lobes"):
         yield _lobes(facts)
@@ -119,7 +130,7 @@ def _describe(facts: Facts, contents: ReportContents) -> Iterable[str]:
     if "encoder" in facts:
         source = " [wang2020]" if "minilm" in str(facts["encoder"]).lower() else ""
         yield (
-            f"The sentences were embedded by the frozen text encoder {facts['encoder']}{source}; "
+            f"The sentences were embedded by {_encoder(str(facts['encoder']))}{source}; "
             "a linear reading of the embedding, learned on practice sentences recombined from the "
             "table without any image, conditions the generator."
         )
@@ -129,6 +140,12 @@ def _describe(facts: Facts, contents: ReportContents) -> Iterable[str]:
             f"sentence: shuffled copies of {attribute_label(contents.attribute)}, their levels "
             "renamed by neutral words."
         )
+
+
+def _encoder(name: str) -> str:
+    if name.endswith(FOLDER):
+        return "a frozen text encoder of the user's own"
+    return f"the frozen text encoder {name}"
 
 
 def _train(facts: Facts, contents: ReportContents) -> Iterable[str]:
@@ -180,7 +197,8 @@ def _fusion(facts: Facts) -> str:
 def _counterfactual(facts: Facts, contents: ReportContents) -> Iterable[str]:
     reference, target = contents.levels
     yield (
-        f"For every held-out subject two images were made{_of(facts, 'mode', ' {}')}, under the "
+        f"For every held-out subject{_whose(contents)} two images were made"
+        f"{_of(facts, 'mode', ' {}')}, under the "
         f"sentence with {attribute_label(contents.attribute)} set to {reference} and to {target}, "
         "entries that depend on it changed by rule, with the same mask and the same noise."
     )
@@ -189,6 +207,13 @@ def _counterfactual(facts: Facts, contents: ReportContents) -> Iterable[str]:
         f"{_of(facts, 'seeds', ', noise seeds per subject: {}')}, guidance scale "
         f"{number(contents.guidance_scale)}{_of(facts, 'pairs', ', {} pairs in all')}."
     )
+
+
+def _whose(contents: ReportContents) -> str:
+    """Whose pairs are counted: see `contrasts.informing`."""
+    known = f" whose {attribute_label(contents.attribute)} is known"
+    ways = {"overlap": " at either level", "slope": known}
+    return ways.get(contents.methods.get("analyze", {}).get("estimand", ""), "")
 
 
 def _sampler(facts: Facts) -> str:
@@ -321,6 +346,7 @@ def _map_sentences(facts: Facts) -> Iterable[str]:
 
 STAGES: dict[str, tuple[str, Callable[[Facts, ReportContents], Iterable[str]]]] = {
     "phantom": ("Phantom", _phantom),
+    "plant": ("Planted control", _plant),
     "preprocess": ("Scans", _preprocess),
     "describe": ("Sentences", _describe),
     "train": ("Generator", _train),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 from dgmvlc_cli.analysis.measures import MEASURES
 from dgmvlc_cli.analysis.zones import REGIONS
+from dgmvlc_cli.config import OPEN_CLIP
 
 MISSING = "–"
+FOLDER = "a folder"
 MINUS = "−"
 
 KINDS = {
@@ -106,6 +109,13 @@ def measure_order(name: str) -> int:
 def attribute_label(name: str) -> str:
     """ "pack_years" -> "pack years", "bmi" -> "BMI"."""
     return {"bmi": "BMI"}.get(name, name.replace("_", " "))
+
+
+def encoder_label(name: str) -> str:
+    """A text encoder's name or hub id; of a path, which may name people, only that it is one."""
+    library = OPEN_CLIP if name.startswith(OPEN_CLIP) else ""
+    path = Path(name.removeprefix(library))
+    return f"{library}{FOLDER}" if path.is_absolute() or path.exists() else name
 
 
 def duration(seconds: Any) -> str:

@@ -453,7 +453,7 @@ def _contents(
             *overlap_words(found.several.get("overlap.tsv", pd.DataFrame({"overlap": []}))),
             *assemble.calibration_sentence(fit),
             *(
-                assemble.obedience_sentence(ws, name, settings.train.folds)
+                assemble.obedience_sentence(ws, name)
                 if contrast.attribute == cohort.studied
                 else []
             ),
@@ -469,7 +469,7 @@ def _contents(
         failures=assemble.failures(subjects),
         qc=[(one, ws.qc_path(one)) for one in cohort.subjects],
         scans=assemble.scan_rows(subjects, cohort.subjects),
-        training=assemble.training_logs(ws, name, settings.train.folds),
+        training=assemble.training_logs(ws, name),
         fit=fit,
         pairs=[look.pair for look in found.looks if look.pair is not None],
         summaries=[look.summary for look in found.looks if look.summary is not None],
@@ -481,7 +481,7 @@ def _contents(
             ws, settings, cohort, subjects, pairs, contrast, adjusted, left_out, found.maps
         ),
         provenance=assemble.provenance(
-            ws, settings, pairs, seconds, assemble.lobe_facts(subjects, cohort)
+            ws, settings, cohort, pairs, seconds, assemble.lobe_facts(subjects, cohort)
         ),
         guidance_scale=float(pairs["guidance_scale"].iloc[0]),
     )

@@ -16,7 +16,7 @@ from dgmvlc_cli.report.assemble import (
     obedience_sentence,
     scan_rows,
 )
-from dgmvlc_cli.workspace import Workspace, write_json
+from dgmvlc_cli.workspace import Workspace, write_json, write_table
 
 
 def fit_row(fold: int, between: float = 20.0) -> dict[str, Any]:
@@ -57,14 +57,18 @@ def test_the_report_says_whether_the_models_obey(tmp_path, folds, said):
             "model_hu": {}, "observed_hu": {}, "obedience": obedience, "detectable": detectable,
         }  # fmt: skip
         write_json(ws.validation_path("flow", fold), {"validation": facts})
-    found = obedience_sentence(ws, "flow", 2)
+    write_table(
+        ws.model("flow") / "folds.tsv", pd.DataFrame({"subject": ["a", "b"], "fold": [0, 1]})
+    )
+    found = obedience_sentence(ws, "flow")
     assert (said is None and not found) or re.search(str(said), *found)
 
 
 @pytest.mark.parametrize("table", [None, {"path": "/ZQX/table.csv"}])
 def test_the_settings_of_the_report_name_no_path_and_nobody(table) -> None:
     scans = {"path": "/ZQX", "masks": "/ZQX/m", "key": "/ZQX.json", "choose": {"ZQXDoe": "s1"}}
-    told = chosen_settings(Settings.model_validate({"scans": scans, "table": table}))
+    others = {"study": {"text_encoder": "/ZQX/e"}, "analyze": {"truth": "/ZQX/truth.tsv"}}
+    told = chosen_settings(Settings.model_validate({"scans": scans, "table": table, **others}))
     assert "ZQX" not in str(told) and told["scans"]["margin_mm"] == 10
 
 

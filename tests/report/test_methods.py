@@ -111,6 +111,33 @@ def test_two_trainings_are_told_to_be_few(build: Build, folds: int, told: bool) 
     assert ("Two trainings tell too little" in page) == told
 
 
+def test_pairs_are_said_to_be_of_the_subjects_that_are_counted(build: Build) -> None:
+    said = {
+        estimand: methods_markdown(
+            build(methods={"counterfactual": {}, "analyze": {"estimand": estimand}})
+        )
+        for estimand in ("overlap", "slope", "none")
+    }
+    assert "For every held-out subject at either level two images" in said["overlap"]
+    assert "For every held-out subject whose smoking is known two images" in said["slope"]
+    assert "For every held-out subject two images" in said["none"]
+
+
+def test_a_planted_control_is_described_as_one(build: Build) -> None:
+    facts = {"effect_hu": -10.0, "region": "lungs", "carriers": 12}
+    made = build(methods={"plant": facts})
+    text = methods_markdown(made)
+    assert "change of -10 HU was planted into every voxel of one region (both lungs)" in text
+    assert "random half of the subjects (12)" in text and made.truth_label == "Truth (planted)"
+    page = render(made, {}, numbers_of(made))
+    assert "planted into these scans" in page and "The cohort is a phantom" not in page
+
+
+def test_an_encoder_of_the_users_own_is_not_named_by_its_folder(build: Build) -> None:
+    text = methods_markdown(build(methods={"describe": {"encoder": "a folder"}}))
+    assert "embedded by a frozen text encoder of the user's own;" in text
+
+
 @pytest.mark.parametrize("model", ["flow", "diffusion", "gan", "something-new"])
 def test_every_generator_has_its_words(build: Build, model: str) -> None:
     assert "The generator is" in methods_markdown(build(methods={"train": {"model": model}}))

@@ -64,3 +64,10 @@ def test_names_unknown_here_are_written_out() -> None:
 )
 def test_duration(seconds: float | None, text: str) -> None:
     assert words.duration(seconds) == text
+
+
+def test_an_encoder_that_is_a_path_is_told_without_it(tmp_path) -> None:
+    names = ("minilm", "emilyalsentzer/Bio_ClinicalBERT", "open_clip:org/model")
+    assert [words.encoder_label(name) for name in names] == list(names)
+    assert words.encoder_label(str(tmp_path)) == words.encoder_label("/gone/jane") == "a folder"
+    assert words.encoder_label(f"open_clip:{tmp_path}") == "open_clip:a folder"
