@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from commands import dgmvlc
+
+from dgmvlc_cli.errors import DgmvlcError
 
 ONE = ("--workers", "1")
 
@@ -50,3 +53,27 @@ def test_a_planted_control_is_not_told_to_be_a_phantom(folder):
     page = (folder / "report.html").read_text()
     assert "A change was planted into these scans" in page and "planted control" in page
     assert "Truth (planted)" in page and "phantom" not in page.lower()
+
+
+def test_an_analysis_that_lacks_any_of_its_files_is_not_current(folder):
+    def would() -> str:
+        return dgmvlc("analyze", "--dry-run", "-w", root_of(folder)).stdout
+
+    made = [path for path in folder.rglob("*") if path.is_file() and path.name != "analysis.json"]
+    assert len(made) > 30 and "current, kept" in would()
+    for path in made:
+        path.rename(path.with_name("gone"))
+        assert "current, kept" not in would(), path
+        path.with_name("gone").rename(path)
+    assert "current, kept" in would()
+
+
+def test_an_analysis_that_fails_leaves_the_earlier_one_whole(folder, monkeypatch):
+    def fail(*_, **__):
+        raise DgmvlcError("enough", "Look at what was left.")
+
+    (folder / "report.pdf").write_bytes(b"printed")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    monkeypatch.setattr(sys.modules["dgmvlc_cli.stages.analyze"], "_findings", fail)
+    dgmvlc("analyze", "--force", "-w", root_of(folder), *ONE, expect=1)
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,14 +70,18 @@ def analyze(
     require_scans(ws, cohort.subjects)
     run.reporter.note(f"analysis: {sidecar.why_stale()}")
     clock = Stopwatch()
+    found = _findings(ws, settings, run, cohort, series, placebos, pairs, adjusted)
+    # Only now: what fails or is stopped before leaves the earlier report whole.
     sidecar.invalidate()
     (folder / "report.pdf").unlink(missing_ok=True)  # printed when asked for
-    found = _findings(ws, settings, run, cohort, series, placebos, pairs, adjusted)
     _write_tables(folder, found)
     run.reporter.note("writing the report")
     contents = _contents(ws, settings, cohort, found, clock.seconds)
     write_report(folder, contents)
-    sidecar.write(seconds=clock.seconds, verdict=list(contents.verdict))
+    files = _sometimes_made(folder)
+    replace(sidecar, outputs=_outputs(folder, files)).write(
+        seconds=clock.seconds, verdict=list(contents.verdict), files=files
+    )
     return _result(folder, list(contents.verdict), pdf=pdf)
 
 
@@ -171,9 +176,30 @@ def _sidecar(
 ) -> Sidecar:
     """What the analysis depends on, and how it is done."""
     inputs = {**read_inputs(ws, settings, contrasts), "covariates": adjusted}
-    names = ("measures", "effects", "verdicts", "acquisition", "statistics", "distances", "maps")
-    outputs = (*(folder / f"{name}.tsv" for name in names), folder / "report.html")
-    return Sidecar(path=folder / "analysis.json", inputs=inputs, outputs=outputs)
+    path = folder / "analysis.json"
+    files = (workspace.read_json(path) or {}).get("files", [])
+    return Sidecar(path=path, inputs=inputs, outputs=_outputs(folder, files))
+
+
+ALWAYS_MADE = (
+    "measures.tsv", "effects.tsv", "verdicts.tsv", "placebos.tsv", "acquisition.tsv",
+    "statistics.tsv", "distances.tsv", "maps.tsv", "results.tsv", "methods.md", "report.json",
+    "report.html",
+)  # fmt: skip
+
+
+def _sometimes_made(folder: Path) -> list[str]:
+    """What an analysis made besides, which depends on what it found; relative to its folder."""
+    from dgmvlc_cli.analysis.several import SEVERAL
+
+    names = [name for name in (*SEVERAL, "truth.tsv") if (folder / name).exists()]
+    below = [path for part in ("figures", "maps", "tables") for path in folder.glob(f"{part}/*")]
+    made = [path.relative_to(folder).as_posix() for path in below if path.name[0] != "."]
+    return [*names, *sorted(made)]
+
+
+def _outputs(folder: Path, files: Iterable[str]) -> tuple[Path, ...]:
+    return tuple(folder / name for name in (*ALWAYS_MADE, *files))
 
 
 def read_inputs(ws: Workspace, settings: Settings, contrasts: list[Contrast]) -> dict[str, Any]:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from dgmvlc_cli.report.comparison import Compared
 
 
+# Written last of an analysis, and taken away before its tables change.
+FINISHED = "analysis.json"
+
+
 def compare(ws: Workspace, settings: Settings, run: Run, names: list[str]) -> StageResult:
     """Put analyses side by side: their numbers, their maps, and a dose-response where there is one.
 
@@ -61,14 +65,14 @@ def compare(ws: Workspace, settings: Settings, run: Run, names: list[str]) -> St
 def _known(ws: Workspace) -> list[str]:
     """Names of the finished analyses of a workspace, `MODEL/CONTRAST`."""
     root = ws.root / "analysis"
-    found = sorted(root.glob("*/*/effects.tsv"))
+    found = sorted(root.glob(f"*/*/{FINISHED}"))
     return [str(path.parent.relative_to(root)) for path in found]
 
 
 def _find(ws: Workspace, settings: Settings, name: str) -> Path:
     root = ws.root / "analysis"
     for folder in (Path(name), root / name, root / settings.train.model / name):
-        if (folder / "effects.tsv").is_file():
+        if (folder / FINISHED).is_file():
             return folder
     raise UsageError(
         f"No finished analysis is called {name!r}.",

@@ -17,7 +17,7 @@ from dgmvlc_cli.config import load_settings
 from dgmvlc_cli.errors import UsageError
 from dgmvlc_cli.report.contents import ReportContents
 from dgmvlc_cli.stages import Run
-from dgmvlc_cli.workspace import Workspace, write_table, write_text
+from dgmvlc_cli.workspace import Workspace, write_json, write_table, write_text
 
 SETTINGS = load_settings(Path(__file__).parents[2] / "examples" / "dgmvlc.toml")
 CURRENT, FORMER = "smoking_never-smoker_current-smoker", "smoking_never-smoker_former-smoker"
@@ -41,6 +41,7 @@ def write_analysis(folder: Path, contents: ReportContents, level: str, factor: f
     assert contents.maps is not None
     mapping.write_maps(folder / "maps", contents.maps)
     write_text(folder / "report.html", "<!doctype html>")
+    write_json(folder / "analysis.json", {})
 
 
 @pytest.fixture
@@ -165,6 +166,13 @@ def test_what_was_not_analysed_is_refused_with_what_was(ws: Workspace) -> None:
     assert f"flow/{FORMER}" in raised.value.hint
     with pytest.raises(UsageError, match="1 different analyses"):
         stages.compare(ws, SETTINGS, Run(), [CURRENT, f"flow/{CURRENT}"])
+
+
+def test_an_analysis_that_was_stopped_between_its_tables_is_not_compared(ws: Workspace) -> None:
+    (ws.root / "analysis" / "flow" / FORMER / "analysis.json").unlink()
+    with pytest.raises(UsageError, match="No finished analysis") as raised:
+        stages.compare(ws, SETTINGS, Run(), [CURRENT, FORMER])
+    assert FORMER not in raised.value.hint and CURRENT in raised.value.hint
 
 
 def test_a_dry_run_of_a_comparison_writes_nothing(ws: Workspace) -> None:
