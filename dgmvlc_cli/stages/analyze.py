@@ -71,17 +71,18 @@ def analyze(
     run.reporter.note(f"analysis: {sidecar.why_stale()}")
     clock = Stopwatch()
     found = _findings(ws, settings, run, cohort, series, placebos, pairs, adjusted)
-    # Only now: what fails or is stopped before leaves the earlier report whole.
-    sidecar.invalidate()
-    (folder / "report.pdf").unlink(missing_ok=True)  # printed when asked for
-    _write_tables(folder, found)
-    run.reporter.note("writing the report")
-    contents = _contents(ws, settings, cohort, found, clock.seconds)
-    write_report(folder, contents)
-    files = _sometimes_made(folder)
-    replace(sidecar, outputs=_outputs(folder, files)).write(
-        seconds=clock.seconds, verdict=list(contents.verdict), files=files
-    )
+    with workspace.only_writer(folder):
+        # Only now: what fails or is stopped before leaves the earlier report whole.
+        sidecar.invalidate()
+        (folder / "report.pdf").unlink(missing_ok=True)  # printed when asked for
+        _write_tables(folder, found)
+        run.reporter.note("writing the report")
+        contents = _contents(ws, settings, cohort, found, clock.seconds)
+        write_report(folder, contents)
+        files = _sometimes_made(folder)
+        replace(sidecar, outputs=_outputs(folder, files)).write(
+            seconds=clock.seconds, verdict=list(contents.verdict), files=files
+        )
     return _result(folder, list(contents.verdict), pdf=pdf)
 
 
