@@ -43,6 +43,7 @@ DESCRIPTION_FILE = "dataset_description.json"
 OUTPUT_FOLDERS = ("images", "models", "counterfactuals", "analysis", "restored")
 PLANTED_FOLDERS = ("scans", "masks")  # that `plant` fills in a control
 CONDITIONING_FILE = "conditioning.safetensors"
+LISTED = 5  # files in a message
 VERSIONED_PACKAGES = ("numpy", "scipy", "torch", "diffusers", "transformers", "SimpleITK")
 
 
@@ -267,9 +268,9 @@ class Sidecar:
         if not saved:
             return "not made yet"
         if missing := self._missing():
-            return f"missing: {', '.join(missing)}"
+            return f"missing: {_listed(missing)}"
         if resized := self._resized(saved):
-            return f"of another size than they were made: {', '.join(resized)}"
+            return f"of another size than they were made: {_listed(resized)}"
         changed = changed_inputs(saved.get("inputs", {}), plain(self.inputs))
         return f"changed: {', '.join(changed)}" if changed else "asked for again"
 
@@ -292,6 +293,11 @@ class Sidecar:
             **plain(facts),
         }
         write_json(self.path, record)
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - LISTED
+    return ", ".join(names[:LISTED]) + (f" and {more} others" if more > 0 else "")
 
 
 class Stopwatch:

@@ -169,7 +169,8 @@ def summary_sentence(verdicts: pd.DataFrame, effects: pd.DataFrame) -> str:
         )
     else:
         claim = (
-            f"{contrast}: {len(supported)} of {len(verdicts)} comparisons are supported. "
+            f"{contrast}: {len(supported)} of {len(verdicts)} comparisons "
+            f"{'is' if len(supported) == 1 else 'are'} supported. "
             f"The clearest: {_clearest(supported, studied)}"
         )
     return f"{claim} {_placebo_sentence(effects)}".strip()

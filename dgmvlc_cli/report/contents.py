@@ -33,6 +33,7 @@ class ReportContents:
     measures:   the table of measures (MEASURE_COLUMNS); arm is "observed" or "attribute=level".
     balance:    covariate, smd_raw, smd_weighted.
     acquisition: how the scans of both sides were made (see `balance.scanned_alike`).
+    evaluation: whether the pairs are sound, where `evaluate` asked: `axioms.COLUMNS` and in_words.
     cohort:     rows of attribute, coverage (0..1) and levels (text, or level -> count).
     counts:     found, ok, failed, excluded, used: subjects, in the order of the flow.
     exclusions: any columns, usually subject (or attribute) and reason.
@@ -63,6 +64,7 @@ class ReportContents:
     measures: pd.DataFrame
     balance: pd.DataFrame | None = None
     acquisition: pd.DataFrame | None = None
+    evaluation: pd.DataFrame | None = None
     cohort: Sequence[Mapping[str, Any]] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     exclusions: pd.DataFrame | None = None

@@ -185,10 +185,11 @@ def _thumbnail(path: Path) -> bytes:
 
 def _cohort_context(contents: ReportContents) -> dict[str, Any]:
     balance, exclusions = contents.balance, contents.exclusions
-    made = contents.acquisition
+    made, sound = contents.acquisition, contents.evaluation
     return {
         "balance_rows": [] if balance is None else records(balance),
         "acquisition_rows": [] if made is None else records(made),
+        "evaluation_rows": [] if sound is None else records(sound),
         "exclusion_columns": [] if exclusions is None else list(exclusions.columns),
         "exclusion_rows": [] if exclusions is None else records(exclusions),
         "training_rows": records(training_table(contents)),
@@ -255,6 +256,7 @@ def report_json(
         "placebo_words": contents.placebo_words,
         "balance": contents.balance,
         "acquisition": contents.acquisition,
+        "evaluation": contents.evaluation,
         "counts": contents.counts,
         "cohort": contents.cohort,
         "exclusions": contents.exclusions,

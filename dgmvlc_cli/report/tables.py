@@ -24,6 +24,7 @@ def report_tables(contents: ReportContents, numbers: Numbers) -> dict[str, pd.Da
         "fit": pd.DataFrame(list(contents.fit)),
         "balance": pd.DataFrame() if contents.balance is None else contents.balance,
         "acquisition": pd.DataFrame() if contents.acquisition is None else contents.acquisition,
+        "evaluation": pd.DataFrame() if contents.evaluation is None else contents.evaluation,
         "counts": pd.DataFrame(contents.counts.items(), columns=["stage", "subjects"]),
         "cohort": _cohort(contents),
         "training": training_table(contents),

@@ -130,6 +130,7 @@ def _findings(
         truth=_against_truth(ws, settings, effects, subjects),
         covariates=usable(cohort.design.loc[subjects], adjusted),
         acquisition=scanned_alike(cohort.scans, cohort.rows, contrast),
+        evaluation=_evaluation(ws, settings, contrast),
         several=several,
         statistics=pd.concat(
             [
@@ -161,6 +162,7 @@ class Findings:
     truth: pd.DataFrame | None
     covariates: tuple[tuple[str, ...], tuple[str, ...]]
     acquisition: pd.DataFrame
+    evaluation: pd.DataFrame | None
     several: dict[str, pd.DataFrame]
     statistics: pd.DataFrame
     distances: pd.DataFrame
@@ -176,7 +178,14 @@ def _sidecar(
     adjusted: list[str],
 ) -> Sidecar:
     """What the analysis depends on, and how it is done."""
-    inputs = {**read_inputs(ws, settings, contrasts), "covariates": adjusted}
+    evaluated = evaluation_sidecar(ws, settings, contrasts[0])
+    inputs = {
+        **read_inputs(ws, settings, contrasts),
+        "covariates": adjusted,
+        "evaluation": workspace.sha256_files(list(evaluated.outputs))
+        if evaluated.is_current()
+        else None,
+    }
     path = folder / "analysis.json"
     files = (workspace.read_json(path) or {}).get("files", [])
     return Sidecar(path=path, inputs=inputs, outputs=_outputs(folder, files))
@@ -217,6 +226,21 @@ def read_inputs(ws: Workspace, settings: Settings, contrasts: list[Contrast]) ->
         "seed": settings.seed,
         "version": __version__,
     }
+
+
+def evaluation_sidecar(ws: Workspace, settings: Settings, contrast: Contrast) -> Sidecar:
+    """Of the table in which `evaluate` says whether the pairs of a contrast are sound."""
+    from dgmvlc_cli.pairs import folder_name
+
+    path = ws.analysis(settings.train.model, folder_name(settings, contrast)) / "evaluation.tsv"
+    inputs = {**read_inputs(ws, settings, [contrast]), "encoder": settings.study.text_encoder}
+    return Sidecar(path=path.with_suffix(".json"), inputs=inputs, outputs=(path,))
+
+
+def _evaluation(ws: Workspace, settings: Settings, contrast: Contrast) -> pd.DataFrame | None:
+    """What `evaluate` found of these very pairs; None where it was not asked."""
+    sidecar = evaluation_sidecar(ws, settings, contrast)
+    return workspace.read_table(sidecar.outputs[0]) if sidecar.is_current() else None
 
 
 def _write_tables(folder: Path, found: Findings) -> None:
@@ -489,6 +513,7 @@ def _contents(
         effects=found.effects,
         measures=found.measures[found.measures["subject"].isin(found.subjects)],
         acquisition=found.acquisition,
+        evaluation=found.evaluation,
         balance=balance(cohort.design, contrast, adjusted, settings.seed, volume),
         cohort=assemble.cohort_rows(workspace.read_json(ws.attributes_path)),
         counts=assemble.counts(subjects, cohort, int(pairs["subject"].nunique())),

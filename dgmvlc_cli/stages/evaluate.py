@@ -12,7 +12,7 @@ from dgmvlc_cli.cohort import Question
 from dgmvlc_cli.config import Settings
 from dgmvlc_cli.counting import counted
 from dgmvlc_cli.stages.base import Run, StageResult, dry_run
-from dgmvlc_cli.workspace import Sidecar, Stopwatch, Workspace
+from dgmvlc_cli.workspace import Stopwatch, Workspace
 
 if TYPE_CHECKING:
     from dgmvlc_cli.analysis.contrasts import Contrast
@@ -35,16 +35,14 @@ def evaluate(
     from dgmvlc_cli.analysis.contrasts import informing
     from dgmvlc_cli.cohort import asked_contrasts, load_cohort, require_scans
     from dgmvlc_cli.measuring import measures_table
-    from dgmvlc_cli.pairs import folder_name
-    from dgmvlc_cli.stages.analyze import look_at_arms, read_inputs, read_pairs
+    from dgmvlc_cli.stages.analyze import evaluation_sidecar, look_at_arms, read_pairs
 
     cohort = load_cohort(ws, settings)
     contrast = asked_contrasts(settings, cohort, question)[-1]
     pairs = read_pairs(ws, settings, cohort, [contrast], question)[contrast]
     pairs = pairs[pairs["subject"].isin(informing(cohort.rows, contrast))]
-    path = ws.analysis(settings.train.model, folder_name(settings, contrast)) / "evaluation.tsv"
-    inputs = {**read_inputs(ws, settings, [contrast]), "encoder": settings.study.text_encoder}
-    sidecar = Sidecar(path=path.with_suffix(".json"), inputs=inputs, outputs=(path,))
+    sidecar = evaluation_sidecar(ws, settings, contrast)
+    (path,) = sidecar.outputs
     current = sidecar.is_current() and not run.force
     if run.dry_run:
         kept = "current, kept: " if current else ""
@@ -69,10 +67,12 @@ def evaluate(
         workspace.write_table(path, table)
         sidecar.write(seconds=clock.seconds)
     table = workspace.read_table(path)
+    from_scan = " --source scan" if settings.counterfactual.source == "scan" else ""
     return StageResult(
         stage="evaluate",
         summary=[f"{contrast.text}:", *_words(table), f"table: {path}"],
         facts={"contrast": contrast.text, "evaluation": str(path)},
+        next_command=f"dgmvlc analyze {question.options}{from_scan}".rstrip(),
     )
 
 

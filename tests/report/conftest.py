@@ -14,6 +14,7 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import ndimage
 
+from dgmvlc_cli.analysis.axioms import COLUMNS as EVALUATION_COLUMNS
 from dgmvlc_cli.analysis.balance import ACQUISITION_COLUMNS
 from dgmvlc_cli.analysis.contrasts import Contrast
 from dgmvlc_cli.analysis.effects import EFFECT_COLUMNS
@@ -306,6 +307,7 @@ def build_contents(
                 "smd_weighted": [0.01, -0.004, 0.02],
             }
         ),
+        "evaluation": make_evaluation(),
         "acquisition": pd.DataFrame(
             [
                 (
@@ -417,6 +419,16 @@ def make_maps(subjects: int, shape: tuple[int, int, int]) -> Maps:
     truth = 0 * maps.group["model_implied"].effect
     truth[16:] -= 30
     return dataclasses.replace(maps, truth=truth, truth_n=len(looks))
+
+
+def make_evaluation() -> pd.DataFrame:
+    """As evaluation.tsv holds it: one property shown, one that nothing can be said of."""
+    nan = float("nan")
+    rows = [
+        ("effectiveness", "smoking", 40, 0.62, 0.5, 0.74, "of the step", 0.58, "read off", "shows"),
+        ("specificity", "pack_years", 40, nan, nan, nan, "pack-years", nan, "not read", None),
+    ]
+    return pd.DataFrame(rows, columns=[*EVALUATION_COLUMNS, "in_words"])
 
 
 @pytest.fixture

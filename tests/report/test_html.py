@@ -213,6 +213,14 @@ def test_it_is_said_how_many_placebos_their_intervals_are_of(contents: ReportCon
     assert "2 placebos, 8 intervals after debiasing; those of one placebo are correlated" in page
 
 
+def test_whether_the_pairs_are_sound_is_said_where_it_was_asked(
+    contents: ReportContents,
+) -> None:
+    page = page_of(contents)
+    assert "Are the pairs sound?" in page and "0.62 [0.5, 0.74] of the step" in page
+    assert "Are the pairs sound?" not in page_of(dataclasses.replace(contents, evaluation=None))
+
+
 def test_a_statistic_without_an_interval_has_a_dash(contents: ReportContents) -> None:
     assert contents.statistics is not None
     few = contents.statistics.assign(ci_low=np.nan, ci_high=np.nan)
