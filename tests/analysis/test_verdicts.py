@@ -112,7 +112,7 @@ def test_negative_controls_get_no_verdict():
 def test_the_summary_names_the_clearest_and_the_placebos():
     effects = evidence((-22.1, 9.0), -19.4)
     sentence = summary_sentence(verdicts(effects), effects)
-    assert sentence.startswith(f"{SMOKING.text}: 1 of 1 comparisons are supported. The clearest: ")
+    assert sentence.startswith(f"{SMOKING.text}: 1 of 1 comparisons is supported. The clearest: ")
     assert "Mean HU, upper third. In the real scans" in sentence
     assert "debiased intervals 100 % cover 0" in sentence
     nothing = evidence((-3.0, 9.0), -2.0)
