@@ -6,7 +6,6 @@ No torch here: the command line reads this module for its help texts.
 from __future__ import annotations
 
 import difflib
-import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dgmvlc_cli.errors import DgmvlcError, UsageError
-from dgmvlc_cli.text.schema import Schema, schema_toml, toml_value
+from dgmvlc_cli.text.schema import OWN_NAMES, Schema, schema_toml, toml_value
 
 MODELS = ("flow", "diffusion", "gan")
 FUSIONS = ("affine", "cross-attention", "both", "none")
@@ -41,7 +40,6 @@ Acquisition = Literal[
 ]
 OPEN_CLIP = "open_clip:"
 DEFAULT_SEED = 0
-OWN_NAMES = re.compile(r"subject|sentence|placebo_\d+")  # columns that the toolkit makes
 SETTINGS_HEADER = (
     "# Settings of this workspace, written by `dgmvlc init`.  Paths are relative to this file.\n"
     "# A misspelt key is an error; what is left out takes its default."
@@ -169,7 +167,7 @@ class ScanSettings(Section):
 class TableSettings(Section):
     """The clinical table: csv, tsv, xlsx or parquet.
 
-    sheet: of an xlsx file; unset takes the first that is not empty.
+    sheet: of an xlsx file; unset takes the first of several columns, else the first not empty.
     """
 
     path: Path

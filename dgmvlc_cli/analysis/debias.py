@@ -98,10 +98,9 @@ def separation(a: np.ndarray, splits: list[Split]) -> float:
     if not is_binary(a):
         return 0.5
     e = np.median([split.propensity for split in splits], axis=0)
-    ranks = stats.rankdata(e)
-    ones = a == 1
-    n_1, n_0 = int(ones.sum()), int((~ones).sum())
-    return float((ranks[ones].sum() - n_1 * (n_1 + 1) / 2) / (n_1 * n_0))
+    target, reference = e[a == 1], e[a == 0]
+    larger = stats.mannwhitneyu(target, reference, method="asymptotic").statistic
+    return float(larger / (target.size * reference.size))
 
 
 def propensity(a: np.ndarray, covariates: np.ndarray, at: np.ndarray) -> np.ndarray:

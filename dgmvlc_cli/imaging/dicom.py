@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import generate_frames
+from pydicom.errors import InvalidDicomError
 from pydicom.uid import (
     CTImageStorage,
     EnhancedCTImageStorage,
@@ -164,12 +165,7 @@ def read_header(path: Path) -> Dataset:
     """The tags of HEADER_TAGS and the file meta of one DICOM file; DgmvlcError if it is damaged."""
     try:
         with _quiet_parser():
-            header = pydicom.dcmread(
-                path,
-                stop_before_pixels=True,
-                specific_tags=list(HEADER_TAGS),
-                force=_is_bare(_head(path)),
-            )
+            header = _parsed(path, stop_before_pixels=True, specific_tags=list(HEADER_TAGS))
             # Values are parsed when first asked for: ask now, so that damage shows here.
             for name in HEADER_TAGS:
                 header.get(name)
@@ -180,6 +176,16 @@ def read_header(path: Path) -> Dataset:
             f"{path}: the DICOM header is cut short", "Export the series again, or remove the file."
         )
     return header
+
+
+def _parsed(path: Path, **options: Any) -> FileDataset:
+    """What the parser makes of a file, with a preamble or bare."""
+    try:
+        return pydicom.dcmread(path, **options)
+    except InvalidDicomError:
+        if not _is_bare(_head(path)):
+            raise
+        return pydicom.dcmread(path, force=True, **options)
 
 
 @contextlib.contextmanager
@@ -456,7 +462,7 @@ def _decode_frames(one: Slice) -> list[np.ndarray]:
     """The stored values of all frames of an enhanced file, before slope and intercept."""
     try:
         with _quiet_parser():
-            dataset = pydicom.dcmread(one.path, force=_is_bare(_head(one.path)))
+            dataset = _parsed(one.path)
         if not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
             return list(dataset.pixel_array.reshape(-1, *one.rows_cols).astype(np.float32))
         frames = generate_frames(dataset.PixelData, number_of_frames=int(dataset.NumberOfFrames))

@@ -55,8 +55,8 @@ def segment(volume: Volume) -> np.ndarray:
     threshold = lung_threshold(hu[inside])
     gas = inside & (hu < threshold)
     airway = find_airway(hu, gas, inside, (z, y, x))
-    lungs = find_lungs(hu, gas & ~airway, (z, y, x))
-    right, left = split_lungs(fill_planes(lungs), inside, (z, y, x))
+    lungs, whole = find_lungs(hu, gas & ~airway, (z, y, x))
+    right, left = split_lungs(whole, inside, (z, y, x))
     right = close_lung(right & lungs, airway | left, (z, y, x))
     left = close_lung(left & lungs, airway | right, (z, y, x))
     labels = _assemble(flesh, airway, right, left)
@@ -230,9 +230,12 @@ def _midline(inside: np.ndarray) -> tuple[float, float]:
     return float(middle), float(np.ptp(columns) + 1)
 
 
-def find_lungs(hu: np.ndarray, gas: np.ndarray, spacing_mm: Spacing) -> np.ndarray:
+def find_lungs(
+    hu: np.ndarray, gas: np.ndarray, spacing_mm: Spacing
+) -> tuple[np.ndarray, np.ndarray]:
     """The one or two large regions that hold more than the pure gas of stomach, bowel or pleura.
 
+    As they are, and with the holes of each plane.
     Nothing where no region is as wide as a lung: the rims of other things are mixed voxels too.
     """
     regions, count = ndimage.label(gas)
@@ -246,7 +249,8 @@ def find_lungs(hu: np.ndarray, gas: np.ndarray, spacing_mm: Spacing) -> np.ndarr
     steps = math.ceil(LEAST_WIDTH_MM / 2 / max(spacing_mm[1:]))
     whole = fill_planes(lungs)
     inner = ndimage.binary_erosion(whole, AXIAL_NEIGHBOURS, iterations=steps, border_value=1)
-    return lungs if inner.any() else np.zeros_like(lungs)
+    nothing = np.zeros_like(lungs)
+    return (lungs, whole) if inner.any() else (nothing, nothing)
 
 
 def fill_planes(mask: np.ndarray) -> np.ndarray:

@@ -61,8 +61,8 @@ def train(ws: Workspace, settings: Settings, run: Run) -> StageResult:
     process = this_process()
     kept = [sidecar.is_current() and not run.force for _, _, sidecar in jobs]
     process.wait_for_everyone()
-    only = process.is_main_process
-    with workspace.only_writer(ws.model(name)) if only else contextlib.nullcontext():
+    alone = workspace.only_writer(ws.model(name))
+    with alone if process.is_main_process else contextlib.nullcontext():
         if not all(kept) and process.is_main_process:
             # Without it nobody is held out: no kill may leave old folds beside new models.
             (ws.model(name) / "folds.tsv").unlink(missing_ok=True)

@@ -6,7 +6,7 @@ import re
 
 import pandas as pd
 
-from dgmvlc_cli.text.cells import parse_number
+from dgmvlc_cli.text.cells import NUMBER_CODES
 from dgmvlc_cli.text.columns import MAX_CODES, MAX_LEVELS, Column
 from dgmvlc_cli.text.schema import fold
 
@@ -20,7 +20,7 @@ CODE_WORDS = re.compile(
 UNIT_WORDS = re.compile(
     r"%|\b(years?|yrs?|months?|weeks?|days?|hours?|mm|cm|ml|kg|lbs?|hu|per|percent)\b"
 )
-APART = frozenset({-99.0, -9.0, -1.0, 9.0, 99.0, 999.0})
+APART = NUMBER_CODES | {9.0}
 
 
 def codes_apart(column: Column) -> tuple[str, ...]:
@@ -50,11 +50,11 @@ def is_coded(column: Column) -> bool:
 def code_levels(column: Column) -> tuple[tuple[str, ...], dict[str, str]]:
     """Levels in order of the numbers, and the texts that differ from them: `1.0` is level 1."""
     apart = codes_apart(column)
-    meant = {text: _level(text) for text in column.distinct if text not in apart}
+    meant = {text: _level(text, column) for text in column.distinct if text not in apart}
     levels = sorted(set(meant.values()), key=lambda level: (len(level), level))
     return tuple(levels), {fold(t): level for t, level in meant.items() if fold(t) != level}
 
 
-def _level(text: str) -> str:
-    number = parse_number(text)
+def _level(text: str, column: Column) -> str:
+    number = column.parsed[text]
     return " ".join(text.split()) if number is None else f"{number:g}"

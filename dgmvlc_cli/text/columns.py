@@ -13,6 +13,7 @@ import pandas as pd
 
 from dgmvlc_cli.text.cells import (
     MONTH_FIRST,
+    NUMBER_CODES,
     are_dates,
     dates_of,
     is_missing_code,
@@ -152,12 +153,11 @@ def sentinels(column: Column, plausible: tuple[float, float] | None) -> tuple[st
     plausible: lowest and highest value, in the column's unit.  Without it a code counts if it is
     negative among numbers that are not, or more than three times the largest of them.
     """
-    codes = {-99.0, -9.0, -1.0, 99.0, 999.0, 9999.0}
-    others = column.numbers[~column.numbers.isin(codes)]
+    others = column.numbers[~column.numbers.isin(NUMBER_CODES)]
     if others.empty:
         return ()
     low, high = plausible or (0.0 if others.min() >= 0 else -float("inf"), 3 * others.abs().max())
-    return tuple(t for t, n in column.parsed.items() if n in codes and not low <= n <= high)
+    return tuple(t for t, n in column.parsed.items() if n in NUMBER_CODES and not low <= n <= high)
 
 
 def vocabulary_share(column: Column, vocabulary: Mapping[str, tuple[str, ...]]) -> float:

@@ -7,7 +7,9 @@ import pandas as pd
 from dgmvlc_cli.text.schema import Schema
 
 LEAST = 5  # subjects of a level, of which fewer show nothing
-ELSEWHERE = 0.5  # present in so many of the others
+# Shares of a level's subjects: without a value, to count as a level that has none, and with one,
+# to count as a level that has some.
+EMPTY, FILLED = 0.95, 0.5
 TOLD = 0.9  # of the subjects of every level, known from another attribute
 MOST_VALUES = 12  # of which a number may still be a code
 
@@ -29,14 +31,15 @@ def entailed(rows: pd.DataFrame, schema: Schema, studied: str) -> list[str]:
     for name in schema.names("condition", "covariate"):
         if name in known:
             continue
-        if level := _absent_level(rows[name], rows[studied]):
+        if empty := levels_without(_there(rows[name]), rows[studied]):
+            levels = ", ".join(f'"{level}"' for level in empty)
             cautions.append(
-                f"{name} is empty or 0 in all who are {level}, and said of others: an edit of "
-                f"{studied} would leave it as it is. Let it follow, `follows = {{attribute = "
-                f'"{studied}", absent_for = ["{level}"]}}` under [schema.attributes.{name}], or '
-                "ignore it"
+                f"{name} is empty or 0 in (nearly) all who are {' or '.join(empty)}, and said of "
+                f"others: an edit of {studied} would leave it as it is. Let it follow, `follows = "
+                f'{{attribute = "{studied}", absent_for = [{levels}]}}` under '
+                f"[schema.attributes.{name}], or ignore it"
             )
-        elif (share := _told_by(rows[name], rows[studied])) >= TOLD:
+        elif (share := told_by(rows[name], rows[studied])) >= TOLD:
             cautions.append(
                 f"{studied} is known from {name} in {share:.0%} of every level or more: where "
                 f"{studied} is edited, {name} still says what it was. If both are one fact, ignore "
@@ -45,20 +48,23 @@ def entailed(rows: pd.DataFrame, schema: Schema, studied: str) -> list[str]:
     return cautions
 
 
-def _absent_level(values: pd.Series, leader: pd.Series) -> str | None:
-    """A level of the leader in which nobody has a value, or all have 0, where most others have."""
-    there = values.notna()
-    if pd.api.types.is_numeric_dtype(values):
-        there &= values != 0
-    for level, members in there.groupby(leader):
-        others = there[leader.notna() & (leader != level)]
-        enough = min(len(members), len(others)) >= LEAST
-        if enough and not members.any() and others.mean() >= ELSEWHERE:
-            return str(level)
-    return None
+def _there(values: pd.Series) -> pd.Series:
+    """Whether there is a value, and not 0."""
+    return values.notna() & (values != 0)
 
 
-def _told_by(values: pd.Series, leader: pd.Series) -> float:
+def levels_without(filled: pd.Series, leader: pd.Series) -> list[str]:
+    """Levels of the leader whose subjects have no value, where those of another level have.
+
+    filled: (n,) bool.  Levels of a few subjects are not asked.
+    """
+    levels = filled.groupby(leader).agg(["mean", "size"]).query("size >= @LEAST")["mean"]
+    if levels.empty or levels.max() < FILLED:
+        return []
+    return [str(level) for level in levels.index[levels <= 1 - EMPTY]]
+
+
+def told_by(values: pd.Series, leader: pd.Series) -> float:
     """Share of a level's subjects for whom most others with the same value are of that level.
 
     Of the level for which it is least.  Each subject is left out of its own prediction, so that a

@@ -21,7 +21,7 @@ from dgmvlc_cli.text.columns import (
 )
 from dgmvlc_cli.text.known import BIRTH, FLAG, KNOWN, SENTENCE_ORDER, Known, is_flag, known_levels
 from dgmvlc_cli.text.roles import find_scan_date, identifies, is_days, is_outcome, role_of
-from dgmvlc_cli.text.schema import Attribute, Role, Schema, fold
+from dgmvlc_cli.text.schema import OWN_NAMES, Attribute, Role, Schema, fold
 from dgmvlc_cli.text.tobacco import follow_smoking, without_repeats
 
 # Attributes in a proposed sentence.  Pack-years of the NSCLC-Radiogenomics table are read from
@@ -270,9 +270,8 @@ def _in_prose(header: str) -> str:
 
 def _free_name(words: str, taken: Collection[str]) -> str:
     stem = re.sub(r"[^a-z0-9]+", "_", words).strip("_") or "column"
-    reserved = {*taken, "subject", "sentence"}
     names = (stem if i == 1 else f"{stem}_{i}" for i in range(1, len(taken) + 4))
-    return next(name for name in names if name not in reserved)
+    return next(name for name in names if name not in taken and not OWN_NAMES.fullmatch(name))
 
 
 def _known_first(attributes: dict[str, Attribute]) -> dict[str, Attribute]:

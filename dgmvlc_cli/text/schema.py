@@ -24,6 +24,7 @@ LISTED = 40  # names in an error message
 # Unit of a duration -> days.
 DURATIONS = {"years": 365.25, "months": 30.4375, "weeks": 7.0, "days": 1.0}
 GENERIC_TEMPLATE = "{label}: {value} {unit}."
+OWN_NAMES = re.compile(r"subject|sentence|placebo_\d+")  # columns that the toolkit makes
 TEMPLATE_FIELDS = frozenset({"label", "value", "unit"})
 
 

@@ -37,8 +37,8 @@ CELL_LIMIT = 1 << 20  # characters; a longer cell is a quote that was never clos
 
 
 def read_table(path: str | Path, sheet: str | None = None) -> pd.DataFrame:
-    """A table as text cells, stripped: csv or tsv (any delimiter of , ; tab |, any encoding),
-    xlsx or parquet.
+    """A table as text cells, stripped: csv or tsv (any delimiter of , ; tab |; UTF-8, UTF-16
+    or Windows' Latin), xlsx or parquet.
 
     Column names are stripped too; an unnamed column is called `column <n>`.  A first line `sep=;`
     of a text is obeyed.  sheet: of an xlsx file; unset takes the first of several columns, else

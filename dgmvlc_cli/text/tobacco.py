@@ -7,14 +7,9 @@ import re
 import pandas as pd
 
 from dgmvlc_cli.text.columns import Column
+from dgmvlc_cli.text.entailed import TOLD, levels_without, told_by
 from dgmvlc_cli.text.known import KNOWN, TOBACCO_WORDS
 from dgmvlc_cli.text.schema import Attribute, Follows
-
-# Shares of the rows of a level: without a value, to count as a level that has none, and with one,
-# to count as a level that has some.
-EMPTY, FILLED = 0.95, 0.5
-# Lambda from which one column tells another, and the rows it takes to say so.
-TELLS, MIN_ROWS = 0.95, 10
 
 
 def without_repeats(
@@ -38,7 +33,7 @@ def without_repeats(
         else:
             continue
         pairs = _values(attributes["smoking"], columns), _values(attribute, columns)
-        if repeats(_lambda(*order) >= TELLS for order in (pairs, pairs[::-1])):
+        if repeats(told_by(*order) >= TOLD for order in (pairs, pairs[::-1])):
             kept[name] = attribute.model_copy(update={"role": "ignore"})
             notes[attribute.column] += (
                 " Ignored: it repeats smoking, and an edit would not reach it."
@@ -50,19 +45,6 @@ def _values(attribute: Attribute, columns: dict[str, Column]) -> pd.Series:
     column = columns[attribute.column]
     levels = column.texts.map(attribute.level)
     return levels.where(~column.absent & ~column.texts.isin(attribute.missing))
-
-
-def _lambda(told: pd.Series, teller: pd.Series) -> float:
-    """Share of the errors in guessing one column that the other spares; 0 where rows are few.
-
-    Source: Goodman & Kruskal 1954, doi:10.1080/01621459.1954.10501231
-    """
-    counts = pd.crosstab(teller, told)
-    n = int(counts.to_numpy().sum())
-    if n < MIN_ROWS or min(counts.shape) < 2:
-        return 0.0
-    blind = counts.sum().max()
-    return float((counts.max(axis=1).sum() - blind) / (n - blind))
 
 
 def follow_smoking(
@@ -84,7 +66,10 @@ def follow_smoking(
         absent_for = KNOWN[name].absent_for if name in KNOWN else ()
         here = tuple(level for level in absent_for if level in smoking.levels)
         if not here and is_tobacco(columns[attribute.column]):
-            here = _levels_without(columns[attribute.column], levels, smoking.levels)
+            column = columns[attribute.column]
+            filled = ~column.absent & (column.numbers.reindex(column.texts.index) != 0)
+            empty = levels_without(filled, levels)
+            here = tuple(level for level in smoking.levels if level in empty)
         if here:
             follows = Follows(attribute="smoking", absent_for=here)
             linked[name] = attribute.model_copy(update={"follows": follows})
@@ -94,12 +79,3 @@ def follow_smoking(
 def is_tobacco(column: Column) -> bool:
     """Whether the header speaks of tobacco."""
     return re.search(TOBACCO_WORDS, column.words) is not None
-
-
-def _levels_without(column: Column, levels: pd.Series, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Levels whose rows hold nothing or zero, where those of another level hold values."""
-    filled = ~column.absent & (column.numbers.reindex(column.texts.index) != 0)
-    shares = filled.groupby(levels).mean()
-    if shares.empty or shares.max() < FILLED:
-        return ()
-    return tuple(name for name in names if name in shares and shares[name] <= 1 - EMPTY)

@@ -232,8 +232,8 @@ def _own_level() -> AbstractContextManager:
 
     batch = Tensors.batch
 
-    def keep(self: Any, index: Any, donors: Any, kept: Any, device: Any) -> Any:
-        return batch(replace(self, left_out=self.own), index, index, kept, device)
+    def keep(self: Any, drawn: Any, device: Any) -> Any:
+        return batch(replace(self, left_out=self.own), replace(drawn, donors=drawn.index), device)
 
     return patch(f"{FITTING}.Tensors.batch", keep)
 

@@ -87,7 +87,7 @@ class Finished:
         self.readings = Readings.of(
             read_table(analysis / "measures.tsv", dtype={"subject": str, "reason": str})
         )
-        self.adjusted = covariates(self.settings, self.cohort.schema, self.contrast)
+        self.adjusted = covariates(self.settings, self.cohort, self.contrast)
         trained = json.loads((self.ws.fold(self.model, 0) / "train.json").read_text())["inputs"]
         self.group = {"model": self.model, "fusion": str(trained.get("fusion", ""))}
         null = all(abs(self.truth[MEASURE, region]) < NOTHING_HU for region in REGIONS)
