@@ -13,7 +13,7 @@ from dgmvlc_cli.errors import DgmvlcError
 from dgmvlc_cli.text.cleaning import clean
 from dgmvlc_cli.text.describe import sentence
 from dgmvlc_cli.text.propose import propose_schema
-from dgmvlc_cli.text.schema import Schema, schema_toml
+from dgmvlc_cli.text.schema import OWN_NAMES, Schema, schema_toml
 
 
 def test_nsclc_needs_no_hand_edit(nsclc: pd.DataFrame):
@@ -499,3 +499,11 @@ def test_what_happens_after_the_scan_is_an_outcome_by_its_values(values: tuple[s
 def test_a_header_that_only_looks_like_an_outcome_is_none(header: str):
     rows = [{"id": f"p{i}", header: str(i % 2)} for i in range(9)]
     assert propose_schema(table_of(*rows))[0].names("outcome") == []
+
+
+@pytest.mark.parametrize("header", ["Placebo 1", "Subject", "sentence"])
+def test_no_attribute_takes_a_name_of_the_toolkits_own(header):
+    rows = ({"id": f"s{i}", header: text} for i, text in enumerate(("a", "b") * 6))
+    schema, _ = propose_schema(table_of(*rows))
+    own = [name for name, one in schema.attributes.items() if one.column == header]
+    assert own and not any(OWN_NAMES.fullmatch(name) for name in own)
